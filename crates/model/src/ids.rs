@@ -34,7 +34,8 @@ fn check_name(kind: &'static str, name: &str) -> Result<(), InvalidName> {
     if !name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) {
         return fail("it must begin with a lower-case letter or a digit");
     }
-    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')) {
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+    {
         return fail("only lower-case letters, digits, '-', '_' and '.' are allowed");
     }
     Ok(())
@@ -226,7 +227,21 @@ mod tests {
     #[test]
     fn names_that_would_need_quoting_are_refused() {
         let long = "a".repeat(64);
-        for bad in ["", "-rf", "--help", ".", "a b", "a\nb", "A", "ü", "a/b", "a\u{202e}b", long.as_str(), "..", "_a"] {
+        for bad in [
+            "",
+            "-rf",
+            "--help",
+            ".",
+            "a b",
+            "a\nb",
+            "A",
+            "ü",
+            "a/b",
+            "a\u{202e}b",
+            long.as_str(),
+            "..",
+            "_a",
+        ] {
             assert!(SourceName::new(bad).is_err(), "{bad:?} was accepted");
         }
         for good in ["pg-main", "0", "a.b_c-d", "db1"] {

@@ -1,12 +1,19 @@
 //! The domain of Holdfast, pure: no runtime, no IO, no clock.
 //!
-//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`manifest`], [`restore`].
+//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`fleet`], [`manifest`],
+//! [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`].
 
 pub mod error_code;
+pub mod fleet;
 pub mod ids;
 pub mod manifest;
+pub mod progress;
+pub mod repository_spec;
 pub mod restore;
+pub mod run;
+pub mod run_state;
 pub mod secret;
+pub mod snapshot;
 pub mod source;
 
 pub use error_code::{Category, ErrorCode, Failure, Retry};

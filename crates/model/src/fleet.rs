@@ -1,0 +1,399 @@
+//! The fleet as declared: YAML documents with maps of named definitions.
+//!
+//! Reading is strict: unknown keys, duplicate keys, secrets in plain text and references to nothing are errors, each
+//! with its file, line and column.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error_code::{ErrorCode, Failure};
+use crate::ids::{AgentName, RepositoryName, SourceName};
+use crate::repository_spec::RepositorySpec;
+use crate::source::{Source, SourceDocument};
+
+/// The value of `api:` in every file.
+pub const API: &str = "holdfast/v1";
+
+/// The largest file that is read, in bytes.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// Everything that is declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fleet {
+    /// Repositories by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repositories: BTreeMap<RepositoryName, RepositorySpec>,
+    /// Sources by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<SourceName, Source>,
+    /// What is declared of agents, by name. Enrolment is not declared, it is done.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub agents: BTreeMap<AgentName, AgentSpec>,
+}
+
+/// What is declared of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSpec {
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One file as it is written.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Holdfast fleet")]
+pub struct FleetDocument {
+    /// Always `holdfast/v1`.
+    pub api: String,
+    /// Repositories by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repositories: BTreeMap<RepositoryName, RepositorySpec>,
+    /// Sources by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<SourceName, SourceDocument>")]
+    pub sources: BTreeMap<SourceName, Source>,
+    /// Agents by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub agents: BTreeMap<AgentName, AgentSpec>,
+}
+
+/// A file of the fleet: its name for messages, and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetFile {
+    /// Name as the user knows it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetError {
+    /// Which rule is broken.
+    pub code: ErrorCode,
+    /// The file.
+    pub file: String,
+    /// Line and column, from 1, when known.
+    pub position: Option<(u64, u64)>,
+    /// What is wrong, without the position.
+    pub message: String,
+}
+
+impl fmt::Display for FleetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+impl std::error::Error for FleetError {}
+
+impl From<&FleetError> for Failure {
+    fn from(error: &FleetError) -> Self {
+        Failure::new(error.code, error.to_string())
+    }
+}
+
+/// Reads one YAML text into a type that refuses unknown keys. Also used for `controller.yaml` and `agent.yaml`.
+///
+/// # Errors
+/// [`FleetError`] with the code of the broken rule, line and column.
+pub fn read_yaml<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, FleetError> {
+    if text.len() > FILE_BYTES_MAX {
+        return Err(FleetError {
+            code: ErrorCode::FileInvalid,
+            file: file.to_owned(),
+            position: None,
+            message: format!("the file has {} bytes, the limit is {FILE_BYTES_MAX}", text.len()),
+        });
+    }
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let position = error.location().map(|at| (at.line(), at.column()));
+        let message = plain_message(&error);
+        FleetError { code: code_of(&message), file: file.to_owned(), position, message }
+    })
+}
+
+/// The first line of the parser's message, without the position that we print ourselves.
+fn plain_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or("not valid YAML");
+    let message = line.rsplit_once(" at line ").map_or(line, |(message, _)| message);
+    secret_hint(message).unwrap_or_else(|| message.to_owned())
+}
+
+/// A text where a secret reference is due is a secret in plain text; the message must not repeat it.
+fn secret_hint(message: &str) -> Option<String> {
+    (message.contains("expected one of env, file, command, credential") || message.contains("SecretRef")).then(|| {
+        "a secret is never written here: give a reference, one of { env: NAME }, { file: PATH }, { command: [ARGV] }, \
+         { credential: NAME }"
+            .to_owned()
+    })
+}
+
+fn code_of(message: &str) -> ErrorCode {
+    let lower = message.to_lowercase();
+    if message.starts_with("a secret is never written here") {
+        ErrorCode::PlaintextSecret
+    } else if lower.contains("unknown field") || lower.contains("unknown key") {
+        ErrorCode::FileUnknownKey
+    } else if lower.contains("duplicate") {
+        ErrorCode::FileDuplicateKey
+    } else {
+        ErrorCode::FileInvalid
+    }
+}
+
+/// Reads and merges the files of a fleet, and checks each definition by itself. References between definitions are
+/// checked by [`Fleet::check_references`], since they may point to what the controller has already.
+///
+/// # Errors
+/// Every problem of every file.
+pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
+    let mut fleet = Fleet::default();
+    let mut origin: BTreeMap<String, String> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for file in files {
+        let document: FleetDocument = match read_yaml(&file.name, &file.text) {
+            Ok(document) => document,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        if document.api != API {
+            errors.push(FleetError {
+                code: ErrorCode::FileInvalid,
+                file: file.name.clone(),
+                position: None,
+                message: format!("`api` is {:?}, this version reads {API:?}", document.api),
+            });
+            continue;
+        }
+        let mut take =
+            |kind: &str, name: &str| match origin.insert(format!("{kind} {name}"), file.name.clone()) {
+                None => true,
+                Some(first) => {
+                    errors.push(FleetError {
+                        code: ErrorCode::FileDuplicateKey,
+                        file: file.name.clone(),
+                        position: None,
+                        message: format!("{kind} {name} is defined in {first} already"),
+                    });
+                    false
+                }
+            };
+        for (name, spec) in document.repositories {
+            if take("repository", name.as_str()) {
+                fleet.repositories.insert(name, spec);
+            }
+        }
+        for (name, source) in document.sources {
+            if take("source", name.as_str()) {
+                fleet.sources.insert(name, source);
+            }
+        }
+        for (name, agent) in document.agents {
+            if take("agent", name.as_str()) {
+                fleet.agents.insert(name, agent);
+            }
+        }
+    }
+    errors.extend(fleet.check_definitions());
+    if errors.is_empty() { Ok(fleet) } else { Err(errors) }
+}
+
+impl Fleet {
+    fn check_definitions(&self) -> Vec<FleetError> {
+        let mut errors = Vec::new();
+        let mut fail = |name: &RepositoryName, message: String| {
+            errors.push(FleetError {
+                code: ErrorCode::FileInvalid,
+                file: format!("repositories.{name}"),
+                position: None,
+                message,
+            });
+        };
+        for (name, spec) in &self.repositories {
+            if let Err(message) = check_url(&spec.url) {
+                fail(name, message);
+            }
+            if !(1..=19).contains(&spec.compression_level) {
+                fail(
+                    name,
+                    format!("`compression_level` is {}, 1 to 19 are possible", spec.compression_level),
+                );
+            }
+        }
+        for (name, spec) in &self.repositories {
+            let clash = self
+                .repositories
+                .iter()
+                .find(|(other, their)| *other < name && overlap(&spec.url, &their.url));
+            if let Some((other, _)) = clash {
+                fail(name, format!("`url` lies at or within the place of repository {other}"));
+            }
+        }
+        errors
+    }
+
+    /// Names that sources refer to and that neither this fleet nor `known` has.
+    pub fn check_references(&self, known: &Fleet) -> Vec<FleetError> {
+        let mut errors = Vec::new();
+        for (name, source) in &self.sources {
+            for repository in &source.to {
+                if !self.repositories.contains_key(repository) && !known.repositories.contains_key(repository)
+                {
+                    errors.push(FleetError {
+                        code: ErrorCode::ReferenceUnknown,
+                        file: format!("sources.{name}"),
+                        position: None,
+                        message: format!("`to` names repository {repository}, which does not exist"),
+                    });
+                }
+            }
+        }
+        errors
+    }
+}
+
+fn check_url(url: &str) -> Result<(), String> {
+    if let Some(path) = url.strip_prefix("file://") {
+        let plain = path.len() > 1 && path.starts_with('/') && path.split('/').all(|part| part != "..");
+        return if plain {
+            Ok(())
+        } else {
+            Err(format!("`url` is {url:?}: file:///ABSOLUTE/PATH is needed"))
+        };
+    }
+    if let Some(rest) = url.strip_prefix("s3://") {
+        let bucket = rest.split('/').next().unwrap_or_default();
+        let plain = (3..=63).contains(&bucket.len()) && rest.split('/').all(|part| part != "..");
+        return if plain { Ok(()) } else { Err(format!("`url` is {url:?}: s3://BUCKET/PREFIX is needed")) };
+    }
+    Err(format!("`url` is {url:?}: file:///PATH and s3://BUCKET/PREFIX are supported"))
+}
+
+fn overlap(one: &str, other: &str) -> bool {
+    let one = one.trim_end_matches('/');
+    let other = other.trim_end_matches('/');
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    within(one, other) || within(other, one)
+}
+
+/// How one definition would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `repositories.main`, `sources.pg-main`, `agents.db1`.
+    pub path: String,
+    /// What happens to it.
+    pub action: ChangeAction,
+    /// `key: old → new`, one line per key.
+    pub details: Vec<String>,
+    /// Whether protection or data may be lost by it, so that it must be confirmed by name.
+    pub dangerous: bool,
+}
+
+/// What happens to a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeAction {
+    /// It comes to be.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is removed.
+    Remove,
+}
+
+/// What applying `wanted` over `current` would change; definitions absent from `wanted` are removed only with `prune`.
+pub fn diff(current: &Fleet, wanted: &Fleet, prune: bool) -> Vec<Change> {
+    let mut changes = Vec::new();
+    diff_kind("repositories", &current.repositories, &wanted.repositories, prune, &mut changes);
+    diff_kind("sources", &current.sources, &wanted.sources, prune, &mut changes);
+    diff_kind("agents", &current.agents, &wanted.agents, prune, &mut changes);
+    changes
+}
+
+fn diff_kind<K: Ord + fmt::Display, V: PartialEq + Serialize>(
+    kind: &str,
+    current: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+    prune: bool,
+    changes: &mut Vec<Change>,
+) {
+    for (name, value) in wanted {
+        let path = format!("{kind}.{name}");
+        match current.get(name) {
+            None => changes.push(Change {
+                path,
+                action: ChangeAction::Create,
+                details: Vec::new(),
+                dangerous: false,
+            }),
+            Some(old) if old != value => {
+                let details = changed_keys(old, value);
+                let dangerous =
+                    kind == "repositories" && details.iter().any(|detail| detail.starts_with("url:"));
+                changes.push(Change { path, action: ChangeAction::Update, details, dangerous });
+            }
+            Some(_) => {}
+        }
+    }
+    if prune {
+        for name in current.keys().filter(|name| !wanted.contains_key(name)) {
+            changes.push(Change {
+                path: format!("{kind}.{name}"),
+                action: ChangeAction::Remove,
+                details: Vec::new(),
+                dangerous: kind != "agents",
+            });
+        }
+    }
+}
+
+fn changed_keys<V: Serialize>(old: &V, new: &V) -> Vec<String> {
+    let as_map = |value: &V| match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (old, new) = (as_map(old), as_map(new));
+    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let show = |value: Option<&serde_json::Value>| value.map_or("(not set)".to_owned(), ToString::to_string);
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| format!("{key}: {} → {}", show(old.get(key)), show(new.get(key))))
+        .collect()
+}
+
+/// The text of a file that declares this fleet; reading it gives the same fleet again.
+pub fn to_yaml(fleet: &Fleet) -> String {
+    let document = FleetDocument {
+        api: API.to_owned(),
+        repositories: fleet.repositories.clone(),
+        sources: fleet.sources.clone(),
+        agents: fleet.agents.clone(),
+    };
+    serde_saphyr::to_string(&document).unwrap_or_else(|error| format!("# not written: {error}\n"))
+}
+
+/// The JSON Schema of a fleet file, for editors.
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(FleetDocument).to_value()
+}
+
+#[cfg(test)]
+mod tests;

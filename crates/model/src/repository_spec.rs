@@ -1,0 +1,50 @@
+//! Repositories as declared in the fleet files: where they lie and which key opens them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretRef;
+
+/// One repository. Its name is its key in the fleet files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySpec {
+    /// `file:///absolute/path` or `s3://bucket/prefix`.
+    pub url: String,
+    /// Region of the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Address of an S3-compatible server, when it is not the region's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Credentials of the storage; only the controller resolves them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<StorageCredentials>,
+    /// How it is encrypted.
+    pub encryption: Encryption,
+    /// zstd level of new blobs, 1 to 19.
+    #[serde(default = "default_level")]
+    pub compression_level: u8,
+}
+
+fn default_level() -> u8 {
+    3
+}
+
+/// Credentials of a storage, by reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StorageCredentials {
+    /// The access key.
+    pub access_key: SecretRef,
+    /// The secret key.
+    pub secret_key: SecretRef,
+}
+
+/// How a repository is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Encryption {
+    /// The password that opens the repository's key; the same that `restic` asks for.
+    pub key: SecretRef,
+}
