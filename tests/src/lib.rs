@@ -1,1 +1,55 @@
-//! (skeleton)
+//! What end-to-end tests stand on: real servers, real binaries, real trees, and a watch for secrets.
+//!
+//! Everything here panics with a full account when something is not as a test needs it: a test has nobody to hand an
+//! error to. Nothing here sleeps for a guessed time: [`wait::until`] polls a fact until a deadline.
+
+pub mod canary;
+pub mod postgres;
+pub mod process;
+pub mod restic;
+pub mod s3;
+pub mod tree;
+pub mod tree_compare;
+pub mod wait;
+pub mod workspace;
+
+pub use canary::CanaryWatch;
+pub use postgres::PostgresCluster;
+pub use process::{Process, run};
+pub use restic::Restic;
+pub use s3::S3Server;
+pub use tree::{TreeSpec, TreeSummary};
+pub use tree_compare::assert_same_tree;
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use tempfile::TempDir;
+
+/// A folder that is removed when dropped.
+///
+/// With `HOLDFAST_TEST_KEEP` set, it stays, and its path is printed: to look at what a failing test left behind.
+pub fn temp_dir(name: &str) -> TempDir {
+    let mut dir = tempfile::Builder::new()
+        .prefix(&format!("holdfast-{name}-"))
+        .tempdir()
+        .expect("the temporary folder of the machine is writable");
+    if std::env::var_os("HOLDFAST_TEST_KEEP").is_some() {
+        dir.disable_cleanup(true);
+        note(&format!("kept: {}", dir.path().display()));
+    }
+    dir
+}
+
+/// A TCP port of the loopback address that was free a moment ago.
+///
+/// Another process may take it before it is used; servers that can listen on port 0 and tell should do that instead.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// Writes one line to standard error, where the test runner shows it with a failure.
+#[expect(clippy::print_stderr, reason = "a test harness speaks to the person who runs the test")]
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,11 @@
+//! The end-to-end tests, one module for each subject.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test has nobody to hand an error to; helpers of tests are tests too"
+)]
+
+mod architecture;
+mod documentation;
+mod error_pages;
+mod harness;
