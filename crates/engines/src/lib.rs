@@ -16,15 +16,17 @@ use async_trait::async_trait;
 use holdfast_model::manifest::{Manifest, UnreadableItem};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::secret::{Secret, SecretRef};
-use holdfast_model::source::EngineConfig;
+use holdfast_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 mod error;
+pub mod secrets;
+pub mod tool;
 
 pub use error::EngineError;
 
 /// What an engine is given besides its order: how to resolve secrets, where to put scratch files, when to stop,
-/// whom to tell.
+/// whom to tell, what time it is.
 #[derive(Clone)]
 pub struct EngineContext {
     /// Resolves secret references on this host.
@@ -35,6 +37,8 @@ pub struct EngineContext {
     pub cancel: CancellationToken,
     /// The log of the run.
     pub log: Arc<dyn RunLog>,
+    /// The time of manifests.
+    pub clock: SharedClock,
 }
 
 /// Resolves secret references where they are used.
