@@ -7,7 +7,7 @@ use holdfast_model::ErrorCode;
 use holdfast_tests::workspace;
 
 const SECTIONS: &[&str] = &["## What happened", "## Causes", "## What is at stake", "## What to do"];
-const PAGE_LINES_MAX: usize = 40;
+const PAGE_LINES_MAX: usize = 30;
 
 fn page_names() -> BTreeSet<String> {
     let folder = workspace::root().join("docs/errors");
