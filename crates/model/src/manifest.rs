@@ -102,6 +102,9 @@ pub struct TableManifest {
 /// Totals of a file tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesManifest {
+    /// The paths that were captured, absolute, as the definition of the source gave them then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
     /// Regular files, hard links counted each.
     pub files: u64,
     /// Directories.
