@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod deploy;
 mod documentation;
 mod error_pages;
 mod harness;
