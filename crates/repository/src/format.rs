@@ -28,8 +28,8 @@ pub const HEADER_ENTRY_COMPRESSED_BYTES: usize = 41;
 
 /// Most entries that the writer puts in one pack.
 pub const PACK_ENTRIES_MAX: usize = 32_768;
-/// Longest sealed header that is read, in bytes: far more than any client writes.
-pub const PACK_HEADER_BYTES_MAX: usize = 64 << 20;
+/// Longest sealed header that is read, in bytes; other clients refuse longer ones too.
+pub const PACK_HEADER_BYTES_MAX: usize = 16 << 20;
 /// Largest pack that is read, in bytes. Others may write 128 MiB; a blob that fills a pack of its own is at most this.
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
 
@@ -213,10 +213,7 @@ mod tests {
     #[test]
     fn a_pack_lies_in_the_folder_of_its_first_two_digits() {
         let name = ObjectName::Pack(PackId::of(b""));
-        assert_eq!(
-            name.path(),
-            "data/e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(name.path(), "data/e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     #[test]

@@ -1,4 +1,21 @@
 //! The repository: an encrypted, deduplicated store in the restic format, version 2, in one storage.
 
+pub mod config;
+pub mod crypto;
+mod error;
 pub mod format;
 pub mod id;
+pub mod index;
+pub mod key_slot;
+pub mod lock;
+pub mod pack;
+pub mod polynomial;
+mod repository;
+pub mod sink;
+pub mod snapshot;
+pub mod storage;
+pub mod tree;
+pub mod unpacked;
+
+pub use error::{RepositoryError, SinkFailure};
+pub use repository::{CreateOptions, Repository};
