@@ -1,0 +1,135 @@
+"""A controller, an agent and the command line, started as the README's five-minute start does it."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = Path(os.environ["HOLDFAST_BENCH_PROGRAMS"])
+READY_WITHIN_S = 30
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Fleet:
+    """One controller and one agent in a folder of their own; ended when the `with` block ends."""
+
+    def __init__(self, folder, environment=None):
+        self.folder = Path(folder)
+        self.port = free_port()
+        self.environment = {**os.environ, **(environment or {}), "HOME": str(self.folder / "home")}
+        self.processes = {}
+
+    def __enter__(self):
+        (self.folder / "home").mkdir(parents=True)
+        self.write("repository.key", secrets.token_hex(16) + "\n")
+        self.start_controller()
+        self.enroll_agent()
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes.values()):
+            process.send_signal(signal.SIGTERM)
+        for process in reversed(self.processes.values()):
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    # --- the steps of the README
+
+    def start_controller(self):
+        self.write(
+            "controller.yaml",
+            f"api: holdfast/v1\ngrpc: {{ listen: 127.0.0.1:{self.port} }}\ntls: {{ names: [localhost, 127.0.0.1] }}\n"
+            f"data_dir: {self.folder / 'controller'}\n",
+        )
+        self.start("controller", "holdfast-controller", "run", "--config", self.folder / "controller.yaml")
+        self.wait_for(lambda: self.try_cli("status").returncode == 0, "the controller")
+
+    def enroll_agent(self):
+        self.write(
+            "agent.yaml",
+            f"api: holdfast/v1\ncontroller: https://127.0.0.1:{self.port}\nname: bench\n"
+            f"data_dir: {self.folder / 'agent'}\nallow: {{ restore_paths: [{self.folder}] }}\n",
+        )
+        token = self.folder / "enroll.token"
+        token.write_text(self.cli("agent", "enroll", "bench", "-o", "name"))
+        token.chmod(0o600)
+        subprocess.run(
+            [PROGRAMS / "holdfast-agent", "enroll", "--config", self.folder / "agent.yaml", "--token-file", token],
+            env=self.environment,
+            check=True,
+        )
+        self.start("agent", "holdfast-agent", "run", "--config", self.folder / "agent.yaml")
+        self.wait_for(lambda: b"online" in self.try_cli("agent", "list").stdout, "the agent")
+
+    def declare(self, name, source):
+        """Declares one repository and one source of the same name."""
+        self.write(
+            f"{name}.yaml",
+            f"api: holdfast/v1\nrepositories:\n  {name}: {{ url: \"file://{self.repository(name)}\", "
+            f"encryption: {{ key: {{ file: {self.folder / 'repository.key'} }} }} }}\n"
+            f"sources:\n  {name}: {{ agent: bench, to: [{name}], {source} }}\n",
+        )
+        self.cli("apply", "-f", self.folder / f"{name}.yaml", "--yes")
+
+    # --- commands that are measured
+
+    def backup(self, name, kind):
+        return [PROGRAMS / "holdfast", "backup", "run", name, "--type", kind, "--wait"]
+
+    def restore(self, name, target):
+        return [PROGRAMS / "holdfast", "restore", "run", name, "--to", "latest", "--into", target, "--wait"]
+
+    def restore_delta(self, name, target):
+        return [*self.restore(name, target), "--overwrite"]
+
+    def check(self, name):
+        return [PROGRAMS / "holdfast", "repo", "check", name, "--read-data", "--wait"]
+
+    # --- helpers
+
+    def repository(self, name):
+        return self.folder / "repositories" / name
+
+    def daemons(self):
+        return {name: process.pid for name, process in self.processes.items()}
+
+    def cli(self, *arguments):
+        finished = self.try_cli(*arguments)
+        if finished.returncode != 0:
+            raise SystemExit(f"holdfast {arguments}: {finished.stderr.decode()}")
+        return finished.stdout.decode()
+
+    def try_cli(self, *arguments):
+        return subprocess.run([PROGRAMS / "holdfast", *map(str, arguments)], env=self.environment, capture_output=True, check=False)
+
+    def start(self, name, program, *arguments):
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [PROGRAMS / program, *map(str, arguments)], env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def wait_for(self, ready, what):
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not ready():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise SystemExit(f"the {name} ended:\n{(self.folder / f'{name}.log').read_text()[-4000:]}")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{what} was not ready after {READY_WITHIN_S} s")
+            time.sleep(0.05)
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o600)
