@@ -160,6 +160,8 @@ error_codes! {
     SessionReplaced = 4019, Conflict, Transient, "a newer session of the agent took over";
     Unsupported = 4020, Usage, BadInput, "not supported by this version";
     QueueFull = 4021, Conflict, Transient, "too much is waiting already";
+    StateLocked = 4022, Conflict, Human, "another process holds the controller's state";
+    RecordTooLarge = 4023, Usage, BadInput, "the object is larger than the controller's state takes";
     // --- 5xxx: agent
     NotAllowedHere = 5001, Denied, Human, "the agent's own configuration does not allow this";
     HookFailed = 5002, Failed, Human, "a hook failed";
