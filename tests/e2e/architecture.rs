@@ -57,7 +57,9 @@ fn packages_import_only_downwards() {
     );
     for package in &packages {
         let uses = package.uses(&ours);
-        let refused: Vec<_> = uses.difference(&allowed[package.name.as_str()]).collect();
+        // Its tests may use a package's own features for tests.
+        let refused: Vec<_> =
+            uses.difference(&allowed[package.name.as_str()]).filter(|used| **used != package.name).collect();
         assert!(refused.is_empty(), "{} must not use {refused:?}", package.name);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use holdfast_tests::workspace::{files_ending, relative};
+use holdfast_tests::workspace::{binary, files_ending, relative};
 use holdfast_tests::{run, temp_dir};
 
 /// Text of a page outside fenced blocks, and the fenced blocks with their language.
@@ -113,4 +113,56 @@ fn shell_scripts_parse_and_stop_at_errors() {
         assert!(text.starts_with("#!/"), "{} names no interpreter", relative(&path));
         assert!(text.contains("set -eu"), "{} goes on after an error", relative(&path));
     }
+}
+
+/// Our programs, and how many words of a command name what to do.
+const PROGRAMS: &[(&str, usize)] = &[("holdfast", 2), ("holdfast-agent", 1), ("holdfast-controller", 1)];
+
+/// Commands of ours in shell examples and in code spans, one per entry, each as its words.
+fn commands_of(page: &Page) -> BTreeSet<Vec<String>> {
+    let examples = page.blocks.iter().filter(|(language, _)| matches!(language.as_str(), "sh" | "bash"));
+    let mut texts: Vec<String> = examples.map(|(_, block)| block.replace("\\\n", " ")).collect();
+    texts.extend(page.prose.split('`').skip(1).step_by(2).map(str::to_owned));
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let commands = lines.flat_map(|line| line.split(['|', ';', '&', '>', '<', '#']));
+    let words = commands.map(|command| command.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    words
+        .filter(|words| words.len() > 1 && PROGRAMS.iter().any(|(program, _)| *program == words[0]))
+        .collect()
+}
+
+/// What the help of a command prints; nothing when there is no such command.
+fn help(program: &str, path: &[String]) -> Option<String> {
+    let finished = run(Command::new(binary(program)).args(path).arg("--help"), Duration::from_secs(10));
+    finished.status.success().then_some(finished.stdout)
+}
+
+#[test]
+fn commands_in_examples_exist_with_their_flags() {
+    let mut wrong = Vec::new();
+    for page in Page::all() {
+        for words in commands_of(&page) {
+            let (program, path_words) = PROGRAMS.iter().find(|(program, _)| *program == words[0]).unwrap();
+            let named =
+                words[1..].iter().take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+            let path: Vec<String> =
+                named.filter(|word| !word.starts_with('-')).take(*path_words).cloned().collect();
+            // The second word may be an argument: `holdfast status pg-main`.
+            let help = help(program, &path).or_else(|| help(program, &path[..path.len().min(1)]));
+            let flags = words
+                .iter()
+                .filter(|word| word.starts_with("--"))
+                .map(|flag| flag.split('=').next().unwrap());
+            let place = format!("{}: {}", relative(&page.path), words.join(" "));
+            match help {
+                None => wrong.push(place),
+                Some(help) => wrong.extend(
+                    flags
+                        .filter(|flag| !help.contains(*flag))
+                        .map(|flag| format!("{place}: there is no {flag}")),
+                ),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
