@@ -55,9 +55,9 @@ kinds! {
     Snapshot = 4 "snapshot";
     /// An enrolled agent, by its name.
     Agent = 5 "agent";
-    /// A one-use token of an agent that has not enrolled yet, by its hash.
+    /// A one-use token of an agent that has not enrolled yet, by its id.
     EnrollmentToken = 6 "enrollment token";
-    /// A bearer token of a person or a pipeline, by its hash.
+    /// A bearer token of a person or a pipeline, by its id.
     OperatorToken = 7 "operator token";
     /// A refusal to remove a snapshot.
     Hold = 8 "hold";
@@ -69,14 +69,12 @@ kinds! {
     Idempotency = 11 "idempotency key";
     /// Who leads, until when, under which fencing number.
     Lease = 12 "lease";
-    /// A certificate or agent that is no longer let in.
-    Revocation = 13 "revocation";
     /// A due slot of a schedule and the run it became.
-    Slot = 14 "slot";
-    /// The epoch of an agent's session.
-    Session = 15 "session";
+    Slot = 13 "slot";
+    /// Which fact of an agent was taken last, by the agent.
+    Session = 14 "session";
     /// What the controller remembers of itself.
-    Setting = 16 "setting";
+    Setting = 15 "setting";
 }
 
 impl Kind {
