@@ -114,6 +114,18 @@ impl Sealer {
         text.len() + SEAL_OVERHEAD_BYTES
     }
 
+    /// Seals a text where it lies: `buffer` is 16 bytes of room, the text, 16 bytes of room.
+    ///
+    /// # Panics
+    /// When the buffer is shorter than the room.
+    pub fn seal_in_place(&self, buffer: &mut [u8]) {
+        let (iv, rest) = buffer.split_first_chunk_mut::<IV_BYTES>().expect("there is room for the IV");
+        let (text, tag) = rest.split_last_chunk_mut::<TAG_BYTES>().expect("there is room for the tag");
+        rand::rng().fill_bytes(iv);
+        self.key_stream(iv).apply_keystream(text);
+        *tag = self.tag(iv, text);
+    }
+
     /// Opens a sealed text where it lies and returns the part that holds the plain text.
     ///
     /// # Errors
@@ -187,6 +199,10 @@ mod tests {
             assert_eq!(sealed.len(), length + SEAL_OVERHEAD_BYTES);
             let mut opened = Vec::new();
             sealer.open(&sealed, &mut opened).unwrap();
+            assert_eq!(opened, &text[..length]);
+            let mut buffer = [&[0; 16], &text[..length], &[0; 16]].concat();
+            sealer.seal_in_place(&mut buffer);
+            sealer.open(&buffer, &mut opened).unwrap();
             assert_eq!(opened, &text[..length]);
             assert_eq!(sealer.open_in_place(&mut sealed).unwrap(), &text[..length]);
         }

@@ -112,6 +112,12 @@ pub enum RepositoryError {
         /// How many there are.
         matches: usize,
     },
+    /// A path leads nowhere.
+    #[error("the snapshot does not hold {path:?}")]
+    PathNotInSnapshot {
+        /// The path, lossily decoded.
+        path: String,
+    },
     /// The text of an id is not one.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
@@ -191,6 +197,7 @@ impl RepositoryError {
             Self::EncodingMismatch { .. } => ErrorCode::EncodingMismatch,
             Self::SnapshotUnknown { .. } => ErrorCode::SnapshotUnknown,
             Self::SnapshotAmbiguous { .. } => ErrorCode::SnapshotAmbiguous,
+            Self::PathNotInSnapshot { .. } => ErrorCode::PathNotInSnapshot,
             Self::InvalidId(_) => ErrorCode::SnapshotUnknown,
             Self::Storage(error) => error.code(),
             Self::Sink { code, .. } => *code,

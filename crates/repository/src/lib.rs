@@ -1,5 +1,6 @@
 //! The repository: an encrypted, deduplicated store in the restic format, version 2, in one storage.
 
+pub mod chunker;
 pub mod config;
 pub mod crypto;
 mod error;
@@ -10,12 +11,14 @@ pub mod key_slot;
 pub mod lock;
 pub mod pack;
 pub mod polynomial;
+pub mod reader;
 mod repository;
 pub mod sink;
 pub mod snapshot;
 pub mod storage;
 pub mod tree;
 pub mod unpacked;
+pub mod write;
 
 pub use error::{RepositoryError, SinkFailure};
 pub use repository::{CreateOptions, Repository};

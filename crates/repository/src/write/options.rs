@@ -1,0 +1,205 @@
+//! What a writer is given, and what it gives back.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::chunker::Chunker;
+use crate::crypto::Sealer;
+use crate::error::RepositoryError;
+use crate::id::BlobId;
+use crate::sink::BlobSink;
+use crate::tree::{NodeMetadata, Tree};
+
+/// Most unreadable files that are named; all are counted.
+pub const UNREADABLE_NAMED_MAX: usize = 1000;
+
+/// How a writer works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Level of zstd, 1–19.
+    pub level: i32,
+    /// Threads for processor work, at least 1.
+    pub threads: usize,
+    /// Open again and compare what was compressed and sealed, before it may be stored. Off only to measure its cost.
+    pub verify_encoding: bool,
+    /// Packs that may be on their way to the sink at a time, at least 1.
+    pub packs_in_flight: usize,
+    /// A pack is finished when it has this many bytes.
+    pub pack_bytes_target: usize,
+}
+
+impl Default for WriteOptions {
+    /// Level 3, a thread per core up to eight, packs of 16 MiB, three of them on their way.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            level: 3,
+            threads: cores.min(8),
+            verify_encoding: true,
+            packs_in_flight: 3,
+            pack_bytes_target: 16 << 20,
+        }
+    }
+}
+
+/// What a writer works with.
+#[derive(Clone)]
+pub struct WriterContext {
+    /// The runtime on which the sink is called, from a thread of the writer's own.
+    pub runtime: tokio::runtime::Handle,
+    /// The keys.
+    pub sealer: Arc<Sealer>,
+    /// Where content is cut.
+    pub chunker: Chunker,
+    /// Where packs go.
+    pub sink: Arc<dyn BlobSink>,
+    /// What was done so far, for progress.
+    pub counters: Arc<WriteCounters>,
+    /// Stops everything within a second, except a read of a stream that blocks.
+    pub cancel: CancellationToken,
+}
+
+/// One item of a snapshot.
+pub struct WriteEntry {
+    /// Path in the snapshot: components separated by `/`, raw bytes, no leading `/`.
+    pub path: Vec<u8>,
+    /// What is known of it. The size of a file is replaced by the number of bytes that were read.
+    pub metadata: NodeMetadata,
+    /// Its content.
+    pub content: WriteContent,
+}
+
+/// Where the content of an entry comes from.
+pub enum WriteContent {
+    /// There is none: folders, links, devices, pipes, sockets.
+    None,
+    /// A regular file of this host. It is not read when the parent snapshot has it with the same size, mtime, ctime
+    /// and inode.
+    File(PathBuf),
+    /// A file of database pages of this size, cut at fixed multiples of them. Always read.
+    Pages {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of a page.
+        page_bytes: u32,
+    },
+    /// A stream. Always read, on the thread that feeds the writer. An error of it ends the backup.
+    Stream(Box<dyn Read + Send>),
+    /// Blobs that the repository has, such as the base of a page file.
+    Known(StoredContent),
+}
+
+/// Content that the repository has already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredContent {
+    /// Its blobs, in order.
+    pub blobs: Vec<BlobId>,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// Gives trees of earlier snapshots.
+pub trait TreeSource: Send + Sync {
+    /// A tree. Blocking; called from the thread that feeds the writer.
+    ///
+    /// # Errors
+    /// Are logged; the folder is then read as if it were new.
+    fn tree(&self, id: &BlobId) -> Result<Tree, RepositoryError>;
+
+    /// Says that these trees will be asked for soon, roughly in this order. For sources that are far away.
+    fn will_need(&self, ids: &[BlobId]) {
+        let _ = ids;
+    }
+}
+
+/// The snapshot that an incremental one is compared with.
+#[derive(Clone)]
+pub struct Parent {
+    /// Its root tree.
+    pub root: BlobId,
+    /// Gives its trees.
+    pub trees: Arc<dyn TreeSource>,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a writer has done so far. Read at any time, from any thread.
+        #[derive(Debug, Default)]
+        pub struct WriteCounters {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        /// The values of [`WriteCounters`] at one moment.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct WriteTotals {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl WriteCounters {
+            /// The values now.
+            pub fn totals(&self) -> WriteTotals {
+                WriteTotals { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Regular files in the snapshot, streams included.
+    files,
+    /// Of these, files that the parent had unchanged and that were not read.
+    files_unchanged,
+    /// Folders in the snapshot.
+    folders,
+    /// Of these, folders that are exactly as in the parent.
+    folders_unchanged,
+    /// Links, devices, pipes, sockets.
+    others,
+    /// Bytes of all files of the snapshot, read or not.
+    bytes,
+    /// Bytes read from files and streams.
+    bytes_read,
+    /// Data blobs that the repository did not have.
+    data_blobs_new,
+    /// Trees that the repository did not have.
+    tree_blobs_new,
+    /// Content of new blobs, in bytes before compression.
+    bytes_new,
+    /// Content of new blobs, in bytes as stored.
+    bytes_stored,
+    /// Packs that are durable.
+    packs_stored,
+    /// Files that could not be read.
+    unreadable,
+}
+
+impl WriteCounters {
+    pub(super) fn add(counter: &AtomicU64, number: u64) {
+        counter.fetch_add(number, Ordering::Relaxed);
+    }
+}
+
+/// A file that could not be read and is not in the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableFile {
+    /// Its path in the snapshot.
+    pub path: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The totals.
+    pub totals: WriteTotals,
+    /// Bytes read from each stream, by its path.
+    pub streams: BTreeMap<Vec<u8>, u64>,
+    /// Files that could not be read, the first [`UNREADABLE_NAMED_MAX`] of them.
+    pub unreadable: Vec<UnreadableFile>,
+}
