@@ -1,3 +1,268 @@
-//! (skeleton)
+//! The controller: decides what runs when and where, keeps the catalog, relays the bytes.
+//!
+//! A library with a thin `main.rs`, so that a test or `holdfast demo` runs a whole fleet in one process on port 0.
+//!
+//! | part | module |
+//! |---|---|
+//! | what everybody shares | [`core`] |
+//! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
+//! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
+//! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`] |
+//! | agents | [`session`], [`session_registry`], [`pki`] |
+//! | repositories | [`repositories`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
+pub mod access;
+pub mod agents;
+pub mod api;
+pub mod catalog;
+pub mod config;
+pub mod connection;
+pub mod contents;
+pub mod core;
+pub mod data_plane;
+pub mod definitions;
+pub mod dispatcher;
+pub mod doctor;
+pub mod export;
+pub mod import;
+pub mod maintenance;
+pub mod pki;
+pub mod reaper;
+pub mod records;
+pub mod repositories;
+pub mod run_lifecycle;
+pub mod run_logs;
+pub mod secrets;
+pub mod server;
+pub mod session;
+pub mod session_registry;
 pub mod store;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::secret::Secret;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_runtime::tls::ServerIdentity;
+use holdfast_runtime::{OnEnd, SharedClock, Shutdown, StopCause, TaskGroup};
+use tokio::net::TcpListener;
+
+use crate::access::Role;
+use crate::agents::Agents;
+use crate::catalog::Catalog;
+pub use crate::config::ControllerConfig;
+use crate::core::Core;
+use crate::definitions::Definitions;
+use crate::pki::token::OperatorToken;
+use crate::pki::{Authority, PkiError};
+use crate::records::{Batch, Records, store_failure};
+use crate::repositories::Repositories;
+use crate::run_lifecycle::RunLifecycle;
+use crate::run_logs::RunLogs;
+use crate::secrets::Secrets;
+use crate::session_registry::SessionRegistry;
+use crate::store::{EmbeddedStore, Expect, Kind, Store, StoreSettings};
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long calls and tasks may take to end when the controller stops. Agents go on without it.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the first operator's token is valid.
+const FIRST_TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Name of this host, for snapshots and keys.
+pub(crate) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The controller, before it runs.
+pub struct Controller;
+
+/// What `init` made.
+pub struct InitReport {
+    /// What agents are told to expect, `sha256:HEX`.
+    pub ca_pin: String,
+    /// The CA's certificate, PEM; operators trust it.
+    pub ca_pem: String,
+    /// A token with the role admin, shown once; none when there was an operator's token already.
+    pub admin_token: Option<Secret>,
+}
+
+/// A controller that runs.
+pub struct RunningController {
+    core: Arc<Core>,
+    shutdown: Shutdown,
+    address: SocketAddr,
+    store: Arc<EmbeddedStore>,
+}
+
+impl Controller {
+    /// Makes what a controller needs in its data folder: the CA, the state, and the first operator's token. What is
+    /// there already stays.
+    ///
+    /// # Errors
+    /// When the folder can not be written, or a running controller holds it.
+    pub async fn init(config: &ControllerConfig, clock: SharedClock) -> Result<InitReport, Failure> {
+        let shutdown = Shutdown::new();
+        let tasks = TaskGroup::new(&shutdown);
+        let authority = Authority::open(&config.data_dir.join("pki"), clock.now())
+            .map_err(|error| pki_failure(&error))?;
+        let store = open_store(&config.data_dir, &clock, &tasks)?;
+        let records = Records::new(store.clone());
+        let first = records.all::<OperatorToken>(Kind::OperatorToken, "").await?.is_empty();
+        let admin_token = if first {
+            let (token, record) = OperatorToken::make("admin", Role::Admin, clock.now(), FIRST_TOKEN_LIFE);
+            let batch = Batch::new("init", "token.create", "token/admin");
+            records.commit(batch.put(Kind::OperatorToken, token.id(), &record, Expect::Absent)).await?;
+            Some(Secret::new(token.expose()))
+        } else {
+            None
+        };
+        close(&store, &shutdown, &tasks).await?;
+        Ok(InitReport {
+            ca_pin: authority.pin().to_string(),
+            ca_pem: authority.certificate_pem().to_owned(),
+            admin_token,
+        })
+    }
+
+    /// Starts a controller: opens its state, serves, dispatches.
+    ///
+    /// # Errors
+    /// When the state can not be opened, the CA is missing, or the address can not be listened on.
+    pub async fn start(config: ControllerConfig, clock: SharedClock) -> Result<RunningController, Failure> {
+        let shutdown = Shutdown::new();
+        let tasks = TaskGroup::new(&shutdown);
+        let authority = Authority::open(&config.data_dir.join("pki"), clock.now())
+            .map_err(|error| pki_failure(&error))?;
+        let certificate = authority
+            .server_certificate(&config.tls.names, clock.now())
+            .map_err(|error| pki_failure(&error))?;
+        let identity = ServerIdentity::new(certificate.chain, certificate.key)
+            .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
+        let store = open_store(&config.data_dir, &clock, &tasks)?;
+        let core = Arc::new(build(&config, &clock, &tasks, authority, store.clone()).await?);
+        let listener = TcpListener::bind(config.grpc.listen).await.map_err(|error| {
+            Failure::new(ErrorCode::FileInvalid, format!("{} can not be listened on", config.grpc.listen))
+                .because(error.to_string())
+        })?;
+        let address =
+            listener.local_addr().map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+        let served = core.clone();
+        tasks.spawn("server", OnEnd::Essential, async move {
+            if let Err(failure) = server::serve(served.clone(), listener, identity).await {
+                served
+                    .tasks
+                    .shutdown()
+                    .request(StopCause::Requested(format!("the server failed: {failure}")));
+            }
+        });
+        tasks.spawn("dispatcher", OnEnd::Essential, dispatcher::run(core.clone()));
+        tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
+        tracing::info!(%address, version = VERSION, "controller started");
+        Ok(RunningController { core, shutdown, address, store })
+    }
+}
+
+/// Blocks for as long as the state takes to be opened: nothing else happens before that.
+fn open_store(
+    data_dir: &Path,
+    clock: &SharedClock,
+    tasks: &TaskGroup,
+) -> Result<Arc<EmbeddedStore>, Failure> {
+    let settings = StoreSettings::new(data_dir.join("state"));
+    EmbeddedStore::open(settings, clock.clone(), tasks).map_err(|error| store_failure(&error))
+}
+
+fn pki_failure(error: &PkiError) -> Failure {
+    Failure::from_error(error.code(), error)
+}
+
+async fn build(
+    config: &ControllerConfig,
+    clock: &SharedClock,
+    tasks: &TaskGroup,
+    authority: Authority,
+    store: Arc<dyn Store>,
+) -> Result<Core, Failure> {
+    let records = Records::new(store);
+    let limits = config.limits.clone();
+    let runs =
+        RunLifecycle::load(records.clone(), clock.clone(), limits.lease(), limits.active_runs as usize)
+            .await?;
+    Ok(Core {
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+        limits,
+        runs,
+        logs: RunLogs::open(config.data_dir.join("logs"))?,
+        sessions: SessionRegistry::default(),
+        agents: Agents::new(records.clone()),
+        definitions: Definitions::load(records.clone()).await?,
+        catalog: Catalog::new(records.clone()),
+        repositories: Repositories::new(Secrets::from_process(), clock.clone()),
+        authority,
+        records,
+        data_dir: config.data_dir.clone(),
+    })
+}
+
+async fn close(store: &Arc<EmbeddedStore>, shutdown: &Shutdown, tasks: &TaskGroup) -> Result<(), Failure> {
+    store.close().await.map_err(|error| store_failure(&error))?;
+    shutdown.request(StopCause::Requested("done".to_owned()));
+    let _ = shutdown.drain(tasks, STOP_GRACE).await;
+    Ok(())
+}
+
+impl RunningController {
+    /// Where gRPC is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The CA's certificate, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.core.authority.certificate_pem()
+    }
+
+    /// What the parts share; for tests.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The switch that stops it; signals may be tied to it.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Ties SIGINT and SIGTERM to the switch.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn stop_on_signals(&self) -> std::io::Result<()> {
+        self.shutdown.on_signals(&self.core.tasks)
+    }
+
+    /// Waits until it is asked to stop, then stops in order.
+    ///
+    /// # Errors
+    /// When the state could not be closed.
+    pub async fn until_stopped(self) -> Result<holdfast_runtime::Ending, Failure> {
+        let ending = self.shutdown.drain(&self.core.tasks, STOP_GRACE).await;
+        self.store.close().await.map_err(|error| store_failure(&error))?;
+        Ok(ending)
+    }
+
+    /// Stops it in order.
+    ///
+    /// # Errors
+    /// When the state could not be closed.
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.shutdown.request(StopCause::Requested("stop was called".to_owned()));
+        self.until_stopped().await.map(|_| ())
+    }
+}

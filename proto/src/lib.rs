@@ -10,6 +10,9 @@ pub mod status;
 /// Version of the session protocol. 1: the first.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// A point in time as messages carry it.
+pub use prost_types::Timestamp as WireTimestamp;
+
 /// The descriptor set, for reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/holdfast.v1.bin"));
 

@@ -268,6 +268,53 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// One definition as a document of the schema of its kind.
+    pub fn get_json(&self, kind: &str, name: &str) -> Option<serde_json::Value> {
+        fn find<K: Ord + std::str::FromStr, V: Serialize>(map: &BTreeMap<K, V>, name: &str) -> Option<serde_json::Value> {
+            serde_json::to_value(map.get(&name.parse().ok()?)?).ok()
+        }
+        match kind {
+            "repositories" => find(&self.repositories, name),
+            "sources" => find(&self.sources, name),
+            "agents" => find(&self.agents, name),
+            _ => None,
+        }
+    }
+
+    /// Enters a definition from its document.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub fn insert_json(&mut self, kind: &str, name: &str, spec: serde_json::Value) -> Result<(), String> {
+        fn enter<K: Ord + std::str::FromStr<Err: fmt::Display>, V: serde::de::DeserializeOwned>(
+            map: &mut BTreeMap<K, V>,
+            name: &str,
+            spec: serde_json::Value,
+        ) -> Result<(), String> {
+            let name = name.parse().map_err(|error: K::Err| error.to_string())?;
+            map.insert(name, serde_json::from_value(spec).map_err(|error| error.to_string())?);
+            Ok(())
+        }
+        match kind {
+            "repositories" => enter(&mut self.repositories, name, spec),
+            "sources" => enter(&mut self.sources, name, spec),
+            "agents" => enter(&mut self.agents, name, spec),
+            other => Err(format!("there is no kind {other:?}")),
+        }
+    }
+
+    /// Takes a definition out.
+    pub fn remove(&mut self, kind: &str, name: &str) {
+        match kind {
+            "repositories" => self.repositories.retain(|key, _| key.as_str() != name),
+            "sources" => self.sources.retain(|key, _| key.as_str() != name),
+            "agents" => self.agents.retain(|key, _| key.as_str() != name),
+            _ => {}
+        }
+    }
+}
+
 fn check_url(url: &str) -> Result<(), String> {
     if let Some(path) = url.strip_prefix("file://") {
         let plain = path.len() > 1 && path.starts_with('/') && path.split('/').all(|part| part != "..");

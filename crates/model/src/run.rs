@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, SourceName};
 use crate::progress::Progress;
 use crate::restore::{Placement, RestoreReport, RestoredTarget};
-use crate::run_state::RunState;
+use crate::run_state::{Phase, RunState};
 
 /// How many times the machine itself starts a run over after a lost lease.
 pub const ATTEMPTS_MAX: u32 = 5;
@@ -254,6 +254,13 @@ pub struct Run {
     /// The run that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<RunId>,
+}
+
+impl Run {
+    /// Whether a check or verification ended and found nothing.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.state.phase, Phase::Succeeded { .. }) && self.findings.is_empty()
+    }
 }
 
 /// One line of a run's log.

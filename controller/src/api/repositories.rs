@@ -1,0 +1,157 @@
+//! Repositories: create or open, list, usage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt as _;
+use holdfast_model::ids::RepositoryName;
+use holdfast_model::repository_spec::RepositorySpec;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_proto::convert::{parse, timestamp};
+use holdfast_proto::v1;
+use holdfast_proto::v1::repository_service_server::RepositoryService;
+use holdfast_repository::format::ObjectKind;
+use tonic::{Request, Response, Status};
+
+use super::{caller_of, reply};
+use crate::core::Core;
+use crate::records::Batch;
+use crate::repositories::storage_failure;
+
+/// The service.
+pub struct RepositoriesApi {
+    core: Arc<Core>,
+}
+
+impl RepositoriesApi {
+    /// The service over the shared parts.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    async fn describe(&self, name: &RepositoryName, spec: &RepositorySpec) -> v1::Repository {
+        let mut described =
+            v1::Repository { name: name.to_string(), url: spec.url.clone(), ..v1::Repository::default() };
+        if let Err(failure) = self.measure(name, spec, &mut described).await {
+            described.state = match failure.code {
+                ErrorCode::RepositoryMissing => "missing",
+                ErrorCode::RepositoryWrongPassword | ErrorCode::SecretUnresolvable => "locked-out",
+                ErrorCode::ObjectDamaged | ErrorCode::ObjectMissing => "damaged",
+                _ => "unreachable",
+            }
+            .to_owned();
+            described.failure = Some((&failure).into());
+        }
+        described
+    }
+
+    async fn measure(
+        &self,
+        name: &RepositoryName,
+        spec: &RepositorySpec,
+        described: &mut v1::Repository,
+    ) -> Result<(), Failure> {
+        let repository = self.core.repositories.get(name, spec).await?;
+        described.state = "open".to_owned();
+        described.repository_id = repository.repository().config().id.to_string();
+        let fail = |error| storage_failure(name, &error);
+        let mut packs = repository.store().list(ObjectKind::Pack).await.map_err(fail)?;
+        while let Some((_, bytes)) = packs.try_next().await.map_err(fail)? {
+            described.packs += 1;
+            described.stored_bytes += bytes;
+        }
+        for usage in self.usage(name).await? {
+            described.snapshots += usage.snapshots;
+        }
+        let probe = repository.store().probe().await.map_err(fail)?;
+        described.free_bytes = probe.free_bytes.unwrap_or(0);
+        described.checked_at = self.core.records.last_clean_check(name).await?.map(timestamp);
+        let mut before: Option<String> = None;
+        loop {
+            let page = self.core.records.snapshots_before(None, before.as_deref(), 500).await?;
+            let Some((_, last)) = page.last() else { return Ok(()) };
+            before = Some(last.clone());
+            let here = page.iter().filter(|(record, _)| record.repository == *name);
+            described.logical_bytes += here.map(|(record, _)| record.logical_bytes).sum::<u64>();
+        }
+    }
+
+    async fn usage(&self, name: &RepositoryName) -> Result<Vec<v1::SourceUsage>, Failure> {
+        let mut usage: BTreeMap<String, v1::SourceUsage> = BTreeMap::new();
+        let mut before: Option<String> = None;
+        loop {
+            let page = self.core.records.snapshots_before(None, before.as_deref(), 500).await?;
+            let Some((_, last)) = page.last() else { return Ok(usage.into_values().collect()) };
+            before = Some(last.clone());
+            for (record, _) in page.into_iter().filter(|(record, _)| record.repository == *name) {
+                let source = record.source.as_ref().map(ToString::to_string).unwrap_or_default();
+                let entry = usage.entry(source.clone()).or_insert_with(|| v1::SourceUsage {
+                    source,
+                    // The first that comes is the newest.
+                    logical_bytes: record.logical_bytes,
+                    ..v1::SourceUsage::default()
+                });
+                entry.snapshots += 1;
+                entry.stored_bytes += record.stored_bytes;
+            }
+        }
+    }
+
+    fn spec(&self, text: &str) -> Result<(RepositoryName, RepositorySpec), Failure> {
+        let name: RepositoryName = parse("name", text)?;
+        let spec = self.core.definitions.repository(&name)?;
+        Ok((name, spec))
+    }
+}
+
+#[tonic::async_trait]
+impl RepositoryService for RepositoriesApi {
+    async fn init(
+        &self,
+        request: Request<v1::InitRepositoryRequest>,
+    ) -> Result<Response<v1::InitRepositoryResponse>, Status> {
+        let caller = caller_of(&request);
+        let request = request.into_inner();
+        let result = async {
+            let (name, spec) = self.spec(&request.name)?;
+            let (repository, created) = self.core.repositories.init(&name, &spec).await?;
+            let synced = self.core.catalog.sync(&repository).await?;
+            let action = if created { "repository.create" } else { "repository.open" };
+            self.core
+                .records
+                .commit(Batch::new(caller.actor(), action, format!("repository/{name}")))
+                .await?;
+            Ok(v1::InitRepositoryResponse {
+                repository_id: repository.repository().config().id.to_string(),
+                created,
+                snapshots: synced.snapshots as u64,
+            })
+        };
+        reply(result.await)
+    }
+
+    async fn list(
+        &self,
+        _request: Request<v1::ListRepositoriesRequest>,
+    ) -> Result<Response<v1::ListRepositoriesResponse>, Status> {
+        let current = self.core.definitions.current();
+        let mut repositories = Vec::new();
+        for (name, spec) in &current.fleet.repositories {
+            repositories.push(self.describe(name, spec).await);
+        }
+        reply(Ok(v1::ListRepositoriesResponse { repositories }))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<v1::RepositoryUsageRequest>,
+    ) -> Result<Response<v1::RepositoryUsageResponse>, Status> {
+        let request = request.into_inner();
+        let result = async {
+            let (name, spec) = self.spec(&request.name)?;
+            let repository = Some(self.describe(&name, &spec).await);
+            Ok(v1::RepositoryUsageResponse { repository, sources: self.usage(&name).await? })
+        };
+        reply(result.await)
+    }
+}

@@ -1,0 +1,289 @@
+//! The catalog: what is known of snapshots. A cache of the repositories, kept in step by [`Catalog::sync`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use holdfast_model::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, SourceName};
+use holdfast_model::manifest::Manifest;
+use holdfast_model::run::SnapshotType;
+use holdfast_model::snapshot::{Proof, SnapshotRecord};
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::snapshot::SnapshotObject;
+use jiff::Timestamp;
+
+use crate::contents;
+use crate::records::{Batch, Records};
+use crate::repositories::{OpenRepository, repository_failure};
+
+/// The tag that every snapshot of ours carries.
+pub const TAG: &str = "holdfast";
+
+/// The catalog. Clones share it.
+#[derive(Clone)]
+pub struct Catalog {
+    records: Records,
+}
+
+/// What the tags of a snapshot say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// Whether it is ours.
+    pub ours: bool,
+    /// `source:NAME`.
+    pub source: Option<SourceName>,
+    /// `type:WORD`.
+    pub snapshot_type: Option<SnapshotType>,
+    /// `milestone:NAME`.
+    pub milestone: Option<MilestoneName>,
+    /// `run:ID`.
+    pub run: Option<RunId>,
+    /// `agent:NAME`.
+    pub agent: Option<AgentName>,
+}
+
+impl Tags {
+    /// Reads tags; those of others are passed over.
+    pub fn read(tags: &[String]) -> Self {
+        let mut read = Self::default();
+        for tag in tags {
+            match tag.split_once(':') {
+                None => read.ours |= tag == TAG,
+                Some(("source", name)) => read.source = name.parse().ok(),
+                Some(("type", word)) => read.snapshot_type = SnapshotType::parse(word),
+                Some(("milestone", name)) => read.milestone = name.parse().ok(),
+                Some(("run", id)) => read.run = id.parse().ok(),
+                Some(("agent", name)) => read.agent = name.parse().ok(),
+                Some(_) => {}
+            }
+        }
+        if read.ours { read } else { Self::default() }
+    }
+
+    /// Writes them.
+    pub fn write(&self) -> Vec<String> {
+        let mut tags = vec![TAG.to_owned()];
+        let mut add =
+            |key: &str, value: Option<String>| tags.extend(value.map(|value| format!("{key}:{value}")));
+        add("source", self.source.as_ref().map(ToString::to_string));
+        add("type", self.snapshot_type.map(|kind| kind.to_string()));
+        add("milestone", self.milestone.as_ref().map(ToString::to_string));
+        add("agent", self.agent.as_ref().map(ToString::to_string));
+        add("run", self.run.map(|id| id.to_string()));
+        tags
+    }
+}
+
+/// What a sync found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Snapshots in the repository.
+    pub snapshots: usize,
+    /// That the catalog did not know.
+    pub added: usize,
+    /// That the catalog knew and the repository has no more.
+    pub removed: usize,
+}
+
+impl Catalog {
+    /// The catalog in these records.
+    pub fn new(records: Records) -> Self {
+        Self { records }
+    }
+
+    /// The manifest of a snapshot.
+    ///
+    /// # Errors
+    /// `HF-3014` when the catalog does not know the snapshot in this repository.
+    pub async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        id: SnapshotId,
+    ) -> Result<Option<Manifest>, Failure> {
+        let record = self.records.snapshot(id).await?.filter(|record| record.repository == *repository);
+        record.map(|record| record.manifest).ok_or_else(|| {
+            Failure::new(
+                ErrorCode::SnapshotUnknown,
+                format!("repository {repository} has no snapshot {}", id.short()),
+            )
+        })
+    }
+
+    /// The newest snapshot of a source in a repository, of one type when asked.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn latest(
+        &self,
+        source: &SourceName,
+        repository: Option<&RepositoryName>,
+        accept: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        let mut before: Option<String> = None;
+        loop {
+            let page = self.records.snapshots_before(Some(source.as_str()), before.as_deref(), 100).await?;
+            let last = page.last().map(|(_, place)| place.clone());
+            let full = page.len() == 100;
+            let found = page
+                .into_iter()
+                .map(|(record, _)| record)
+                .find(|record| repository.is_none_or(|name| record.repository == *name) && accept(record));
+            if found.is_some() || !full {
+                return Ok(found);
+            }
+            before = last;
+        }
+    }
+
+    /// Changes what is proven of a snapshot.
+    ///
+    /// # Errors
+    /// When the state can not be read or written.
+    pub async fn prove(
+        &self,
+        id: SnapshotId,
+        action: &str,
+        change: impl Fn(&mut Proof),
+    ) -> Result<(), Failure> {
+        if let Some(mut record) = self.records.snapshot(id).await? {
+            change(&mut record.proof);
+            let batch = Batch::new("controller", action, format!("snapshot/{id}"));
+            self.records.commit(batch.put_snapshot(&record)).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the catalog into step with a repository: enters what it does not know, takes out what is gone.
+    ///
+    /// # Errors
+    /// Those of the repository and the state. A damaged snapshot object is left out and logged.
+    pub async fn sync(&self, repository: &Arc<OpenRepository>) -> Result<Synced, Failure> {
+        let fail = |error: holdfast_repository::RepositoryError| repository_failure(&repository.name, &error);
+        let ids = repository.repository().snapshot_ids().await.map_err(fail)?;
+        let mut synced = Synced { snapshots: ids.len(), ..Synced::default() };
+        let present: BTreeSet<SnapshotId> = ids.iter().map(|id| SnapshotId(*id.as_bytes())).collect();
+        for &id in &present {
+            if self.records.snapshot(id).await?.is_some() {
+                continue;
+            }
+            match repository
+                .repository()
+                .snapshot(holdfast_repository::id::SnapshotId::from_bytes(id.0))
+                .await
+            {
+                Ok(object) => {
+                    let manifest = contents::load_manifest(repository, &object).await;
+                    let record = describe(id, &repository.name, &object, manifest);
+                    let batch = Batch::new("controller", "catalog.add", format!("snapshot/{id}"));
+                    self.records.commit(batch.put_snapshot(&record)).await?;
+                    synced.added += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(repository = %repository.name, snapshot = %id, %error, "not readable")
+                }
+            }
+        }
+        synced.removed = self.remove_gone(&repository.name, &present).await?;
+        if synced.added + synced.removed > 0 {
+            tracing::info!(repository = %repository.name, ?synced, "catalog synced");
+        }
+        Ok(synced)
+    }
+
+    async fn remove_gone(
+        &self,
+        name: &RepositoryName,
+        present: &BTreeSet<SnapshotId>,
+    ) -> Result<usize, Failure> {
+        let mut removed = 0;
+        let mut before: Option<String> = None;
+        loop {
+            let page = self.records.snapshots_before(None, before.as_deref(), 500).await?;
+            let Some((_, last)) = page.last() else { return Ok(removed) };
+            before = Some(last.clone());
+            for (record, _) in &page {
+                if record.repository == *name && !present.contains(&record.id) {
+                    let batch = Batch::new("controller", "catalog.remove", format!("snapshot/{}", record.id));
+                    self.records.commit(batch.delete_snapshot(record)).await?;
+                    removed += 1;
+                }
+            }
+        }
+    }
+
+    /// The snapshot that a run committed, as its repository knows it.
+    ///
+    /// # Errors
+    /// Those of the repository and the state.
+    pub async fn committed_by(
+        &self,
+        repository: &Arc<OpenRepository>,
+        run: RunId,
+    ) -> Result<Option<SnapshotId>, Failure> {
+        self.sync(repository).await?;
+        let recent = self.records.snapshots_before(None, None, 500).await?;
+        Ok(recent
+            .into_iter()
+            .map(|(record, _)| record)
+            .find(|record| record.run == Some(run))
+            .map(|record| record.id))
+    }
+}
+
+/// What the catalog keeps of a snapshot object.
+pub fn describe(
+    id: SnapshotId,
+    repository: &RepositoryName,
+    object: &SnapshotObject,
+    manifest: Option<Manifest>,
+) -> SnapshotRecord {
+    let tags = Tags::read(&object.tags);
+    let summary = object.summary.clone().unwrap_or_default();
+    let span = |from: &str, to: &str| -> Option<u64> {
+        let (from, to) = (from.parse::<Timestamp>().ok()?, to.parse::<Timestamp>().ok()?);
+        u64::try_from(to.as_millisecond() - from.as_millisecond()).ok()
+    };
+    SnapshotRecord {
+        id,
+        repository: repository.clone(),
+        source: tags.source,
+        agent: tags.agent,
+        engine: manifest.as_ref().map(|manifest| manifest.engine),
+        snapshot_type: tags.snapshot_type,
+        milestone: tags.milestone,
+        committed_at: object.time.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        run: tags.run,
+        tree: object.tree.to_string(),
+        paths: object.paths.clone(),
+        hostname: object.hostname.clone(),
+        logical_bytes: summary.total_bytes_processed,
+        files: summary.total_files_processed,
+        stored_bytes: summary.data_added_packed,
+        duration_millis: span(&summary.backup_start, &summary.backup_end).unwrap_or(0),
+        unreadable: manifest.as_ref().map_or(0, |manifest| manifest.unreadable_count),
+        manifest,
+        proof: Proof::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_read_back_as_written() {
+        let tags = Tags {
+            ours: true,
+            source: Some(SourceName::new("pg-main").unwrap()),
+            snapshot_type: Some(SnapshotType::Full),
+            milestone: Some(MilestoneName::new("phase2_complete").unwrap()),
+            run: Some(RunId::at(5, [1; 10])),
+            agent: Some(AgentName::new("db1").unwrap()),
+        };
+        assert_eq!(Tags::read(&tags.write()), tags);
+    }
+
+    #[test]
+    fn tags_of_other_programs_say_nothing() {
+        assert_eq!(Tags::read(&["source:x".to_owned(), "nightly".to_owned()]), Tags::default());
+    }
+}

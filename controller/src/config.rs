@@ -1,0 +1,248 @@
+//! `controller.yaml`: process bootstrap, read once at start, every key overridable by environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_model::fleet::{API, FleetError, read_yaml};
+use holdfast_model::{ErrorCode, Failure};
+use serde::{Deserialize, Serialize};
+
+/// Beginning of the environment variables that override keys: `HOLDFAST_CONTROLLER__GRPC__LISTEN`.
+pub const ENVIRONMENT_PREFIX: &str = "HOLDFAST_CONTROLLER__";
+
+/// What `controller.yaml` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControllerConfig {
+    /// Always `holdfast/v1`.
+    pub api: String,
+    /// Where gRPC is served: agents, the command line.
+    #[serde(default)]
+    pub grpc: GrpcConfig,
+    /// The names by which the controller is called.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// Where the controller keeps its state.
+    pub data_dir: PathBuf,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// Limits.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// Where gRPC is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpcConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 7443)) }
+    }
+}
+
+/// The names by which the controller is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Host names and addresses that go into the server certificate.
+    pub names: Vec<String>,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()] }
+    }
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// How logs look.
+    pub logs: LogsFormat,
+    /// Where traces go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpConfig>,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogsFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// Such as `http://127.0.0.1:4317`.
+    pub endpoint: String,
+}
+
+/// Limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Runs that write to or read from one repository at a time.
+    pub runs_per_repository: u32,
+    /// Runs that may wait or run in all.
+    pub active_runs: u32,
+    /// Seconds without a sign of life after which a run's lease ends.
+    pub lease_seconds: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { runs_per_repository: 8, active_runs: 10_000, lease_seconds: 30 }
+    }
+}
+
+impl LimitsConfig {
+    /// How long a lease lasts without a sign of life.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(u64::from(self.lease_seconds))
+    }
+}
+
+impl ControllerConfig {
+    /// A configuration with defaults and nothing else.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            api: API.to_owned(),
+            grpc: GrpcConfig::default(),
+            tls: TlsConfig::default(),
+            data_dir: data_dir.into(),
+            telemetry: TelemetryConfig::default(),
+            limits: LimitsConfig::default(),
+        }
+    }
+
+    /// Reads the file and applies overrides.
+    ///
+    /// # Errors
+    /// `HF-1002` and its like with file, line and column; the name of an override that fits no key.
+    pub fn load(
+        path: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display()))
+                .because(error.to_string())
+        })?;
+        Self::parse(&path.display().to_string(), &text, environment)
+    }
+
+    fn parse(
+        file: &str,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Failure> {
+        let as_failure = |error: FleetError| Failure::from(&error);
+        // The file alone first, so that its errors have their place in it.
+        let config: Self = read_yaml(file, text).map_err(as_failure)?;
+        let config = override_keys(config, ENVIRONMENT_PREFIX, environment)?;
+        if config.api != API {
+            return Err(Failure::new(
+                ErrorCode::FileInvalid,
+                format!("{file}: `api` is {:?}, this version reads {API:?}", config.api),
+            ));
+        }
+        if !(5..=3600).contains(&config.limits.lease_seconds) {
+            return Err(Failure::new(
+                ErrorCode::FileInvalid,
+                format!(
+                    "{file}: `limits.lease_seconds` is {}, 5 to 3600 are possible",
+                    config.limits.lease_seconds
+                ),
+            ));
+        }
+        Ok(config)
+    }
+}
+
+/// Replaces keys by environment variables: `PREFIX` + the path of the key in capitals, joined by `__`. Values are read
+/// as YAML, so that numbers and lists can be given.
+///
+/// # Errors
+/// `HF-1003` for a variable that names no key, `HF-1002` for a value that does not fit.
+fn override_keys<T: Serialize + serde::de::DeserializeOwned>(
+    config: T,
+    prefix: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, Failure> {
+    let mut tree =
+        serde_json::to_value(&config).map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+    let mut names = Vec::new();
+    for (variable, value) in environment {
+        let Some(path) = variable.strip_prefix(prefix) else { continue };
+        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        let value: serde_json::Value = read_yaml(&variable, &value).map_err(|error| Failure::from(&error))?;
+        let mut place = &mut tree;
+        for key in &keys {
+            if !place.is_object() {
+                *place = serde_json::Value::Object(serde_json::Map::new());
+            }
+            place = &mut place[key];
+        }
+        *place = value;
+        names.push(variable);
+    }
+    serde_json::from_value(tree).map_err(|error| {
+        let code = if error.to_string().contains("unknown field") {
+            ErrorCode::FileUnknownKey
+        } else {
+            ErrorCode::FileInvalid
+        };
+        Failure::new(code, format!("{}: {error}", names.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str =
+        "api: holdfast/v1\ndata_dir: /var/lib/holdfast\ngrpc: { listen: \"127.0.0.1:7443\" }\n";
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<ControllerConfig, Failure> {
+        let environment = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        ControllerConfig::parse("controller.yaml", text, environment)
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let config =
+            parse(FILE, &[("HOLDFAST_CONTROLLER__GRPC__LISTEN", "0.0.0.0:1"), ("HOME", "/root")]).unwrap();
+        assert_eq!(config.grpc.listen.port(), 1);
+        assert_eq!(config.limits, LimitsConfig::default());
+    }
+
+    #[test]
+    fn an_override_of_no_key_is_refused_by_name() {
+        let failure = parse(FILE, &[("HOLDFAST_CONTROLLER__GRPC__LISTN", "x")]).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::FileUnknownKey);
+        assert!(
+            failure.message.starts_with("HOLDFAST_CONTROLLER__GRPC__LISTN: unknown field `listn`"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_has_its_place() {
+        let failure = parse("api: holdfast/v1\ndata_dirr: /x\n", &[]).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::FileUnknownKey);
+        assert!(failure.message.starts_with("controller.yaml:2:1: "), "{failure}");
+    }
+}

@@ -1,0 +1,131 @@
+//! What the parts of the controller share, and the few decisions that need several of them.
+
+use std::sync::Arc;
+
+use holdfast_model::restore::CheckOutcome;
+use holdfast_model::run::{Run, RunSpec};
+use holdfast_model::run_state::Phase;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
+
+use crate::agents::Agents;
+use crate::catalog::Catalog;
+use crate::config::LimitsConfig;
+use crate::definitions::Definitions;
+use crate::maintenance;
+use crate::pki::Authority;
+use crate::records::Records;
+use crate::repositories::{OpenRepository, Repositories};
+use crate::run_lifecycle::RunLifecycle;
+use crate::run_logs::RunLogs;
+use crate::session_registry::SessionRegistry;
+
+/// Everything that the parts share.
+pub struct Core {
+    /// Time.
+    pub clock: SharedClock,
+    /// The tasks of the controller.
+    pub tasks: TaskGroup,
+    /// Limits.
+    pub limits: LimitsConfig,
+    /// The durable state.
+    pub records: Records,
+    /// The life of runs.
+    pub runs: RunLifecycle,
+    /// Their logs.
+    pub logs: RunLogs,
+    /// Connected agents.
+    pub sessions: SessionRegistry,
+    /// Enrolled agents.
+    pub agents: Agents,
+    /// What is declared.
+    pub definitions: Definitions,
+    /// What is known of snapshots.
+    pub catalog: Catalog,
+    /// Open repositories.
+    pub repositories: Repositories,
+    /// The certificate authority.
+    pub authority: Authority,
+    /// Where the controller keeps its state.
+    pub data_dir: std::path::PathBuf,
+}
+
+impl Core {
+    /// The open repository that a run or request names.
+    ///
+    /// # Errors
+    /// When it is not declared or can not be opened.
+    pub async fn repository(
+        &self,
+        name: &holdfast_model::ids::RepositoryName,
+    ) -> Result<Arc<OpenRepository>, Failure> {
+        let spec = self.definitions.repository(name)?;
+        self.repositories.get(name, &spec).await
+    }
+
+    /// Gives a run up whose agent is silent or lost it. When it was committing, the repository is asked whether it did.
+    ///
+    /// # Errors
+    /// When the state can not be written.
+    pub async fn give_up(&self, run: &Run, only_if_expired: bool) -> Result<(), Failure> {
+        let mut committed = run.snapshot;
+        if run.state.phase == Phase::Committing
+            && committed.is_none()
+            && let Some(name) = run.spec.repository()
+        {
+            let repository = self.repository(name).await?;
+            committed = self.catalog.committed_by(&repository, run.id).await?;
+        }
+        self.runs.lease_lost(run.id, run.state.attempt, committed, only_if_expired).await
+    }
+
+    /// What follows from the change of a run.
+    ///
+    /// # Errors
+    /// When the state can not be written.
+    pub async fn after_change(&self, run: &Run) -> Result<(), Failure> {
+        let succeeded = matches!(run.state.phase, Phase::Succeeded { .. });
+        if let (true, RunSpec::Restore { snapshot, .. }, Some(report)) = (succeeded, &run.spec, &run.restored)
+        {
+            let well = report.checks.iter().all(|check| check.outcome < CheckOutcome::Failed);
+            let whole = report.rows == report.rows_expected;
+            if well && whole {
+                let at = run.ended_at.unwrap_or_else(|| self.clock.now());
+                let began = run.started_at.unwrap_or(at);
+                let millis = u64::try_from(at.as_millisecond() - began.as_millisecond()).unwrap_or(0);
+                self.catalog
+                    .prove(*snapshot, "snapshot.restored", |proof| {
+                        proof.restored_at = Some(at);
+                        proof.restore_millis = Some(millis);
+                    })
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a run that the controller does itself.
+    pub fn maintain(self: &Arc<Self>, run: Run) {
+        let core = self.clone();
+        self.tasks.spawn(
+            format!("{} {}", run.spec.kind(), run.id.short()),
+            OnEnd::Isolated,
+            maintenance::perform(core, run),
+        );
+    }
+
+    /// Does something that blocks on a thread that may.
+    ///
+    /// # Errors
+    /// What the work returns; `HF-4017` when it panicked.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        match self.tasks.spawn_blocking(name, OnEnd::Isolated, work).join().await {
+            Ok(result) => result,
+            Err(error) => Err(Failure::from_error(ErrorCode::Internal, &error)),
+        }
+    }
+}

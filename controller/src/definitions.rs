@@ -1,0 +1,177 @@
+//! What operators declared, in memory and in the store. Read often, changed seldom: readers get one consistent fleet.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use holdfast_model::fleet::{Change, ChangeAction, Fleet};
+use holdfast_model::ids::{RepositoryName, SourceName};
+use holdfast_model::repository_spec::RepositorySpec;
+use holdfast_model::source::Source;
+use holdfast_model::{ErrorCode, Failure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::records::{Batch, Records};
+use crate::store::{Expect, Kind};
+
+/// The declared fleet.
+pub struct Definitions {
+    records: Records,
+    current: ArcSwap<Declared>,
+    /// Orders changes: the version of each definition is checked again by the store.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// One moment of the fleet.
+#[derive(Default)]
+pub struct Declared {
+    /// The definitions.
+    pub fleet: Fleet,
+    /// When and by whom each was changed, by its path.
+    pub stamps: std::collections::BTreeMap<String, Stamp>,
+}
+
+/// When, by whom, and as which version a definition was stored.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    /// Version of the record.
+    pub version: u64,
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDefinition {
+    spec: serde_json::Value,
+    at: Timestamp,
+    by: String,
+}
+
+impl Definitions {
+    /// Loads what is declared.
+    ///
+    /// # Errors
+    /// When the state can not be read, or holds a definition that this version does not understand.
+    pub async fn load(records: Records) -> Result<Self, Failure> {
+        let mut declared = Declared::default();
+        for found in records.all::<StoredDefinition>(Kind::Definition, "").await? {
+            let stamp = Stamp { version: found.version, at: found.value.at, by: found.value.by };
+            let (kind, name) = found.key.split_once('/').unwrap_or((&found.key, ""));
+            declared.fleet.insert_json(kind, name, found.value.spec).map_err(|reason| {
+                Failure::new(ErrorCode::StateDamaged, format!("definition {} is not understood", found.key))
+                    .because(reason)
+            })?;
+            declared.stamps.insert(format!("{kind}.{name}"), stamp);
+        }
+        let current = ArcSwap::from_pointee(declared);
+        Ok(Self { records, current, turn: tokio::sync::Mutex::default() })
+    }
+
+    /// The fleet now.
+    pub fn current(&self) -> Arc<Declared> {
+        self.current.load_full()
+    }
+
+    /// A source.
+    ///
+    /// # Errors
+    /// `HF-4001` when there is none of this name.
+    pub fn source(&self, name: &SourceName) -> Result<Source, Failure> {
+        self.current.load().fleet.sources.get(name).cloned().ok_or_else(|| {
+            Failure::new(ErrorCode::NotFound, format!("there is no source {name}"))
+                .then("holdfast source list")
+        })
+    }
+
+    /// A repository.
+    ///
+    /// # Errors
+    /// `HF-4001` when there is none of this name.
+    pub fn repository(&self, name: &RepositoryName) -> Result<RepositorySpec, Failure> {
+        self.current.load().fleet.repositories.get(name).cloned().ok_or_else(|| {
+            Failure::new(ErrorCode::NotFound, format!("there is no repository {name}"))
+                .then("holdfast repo list")
+        })
+    }
+
+    /// The repositories a source is backed up to: those it names, or the only one there is.
+    ///
+    /// # Errors
+    /// `HF-1008` when it names none and there is none or more than one.
+    pub fn repositories_of(
+        &self,
+        name: &SourceName,
+        source: &Source,
+    ) -> Result<Vec<RepositoryName>, Failure> {
+        if !source.to.is_empty() {
+            return Ok(source.to.clone());
+        }
+        let current = self.current.load();
+        let mut names = current.fleet.repositories.keys();
+        match (names.next(), names.next()) {
+            (Some(only), None) => Ok(vec![only.clone()]),
+            (None, _) => Err(Failure::new(ErrorCode::ReferenceUnknown, "there is no repository to back up to")
+                .then("holdfast repo add main --url file:///var/lib/holdfast/repo --key-file /etc/holdfast/main.key")),
+            _ => Err(Failure::new(
+                ErrorCode::ReferenceUnknown,
+                format!("source {name} names no repository, and there is more than one"),
+            )
+            .then("holdfast repo list")),
+        }
+    }
+
+    /// Stores changes with what else is in the batch, all or none, and makes them current.
+    ///
+    /// # Errors
+    /// When one of the definitions changed meanwhile, or the state can not be written.
+    pub async fn apply(
+        &self,
+        wanted: &Fleet,
+        changes: &[Change],
+        mut batch: Batch,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let before = self.current();
+        for change in changes {
+            let (kind, name) = change.path.split_once('.').unwrap_or((&change.path, ""));
+            let key = format!("{kind}/{name}");
+            let expect = before
+                .stamps
+                .get(&change.path)
+                .map_or(Expect::Absent, |stamp| Expect::Version(stamp.version));
+            batch = match change.action {
+                ChangeAction::Remove => batch.delete(Kind::Definition, key, expect),
+                ChangeAction::Create | ChangeAction::Update => {
+                    let spec = wanted.get_json(kind, name).unwrap_or_default();
+                    let stored = StoredDefinition { spec, at: now, by: by.to_owned() };
+                    batch.put(Kind::Definition, key, &stored, expect)
+                }
+            };
+        }
+        let version = self.records.commit(batch).await?;
+        let mut after = Declared { fleet: before.fleet.clone(), stamps: before.stamps.clone() };
+        for change in changes {
+            let (kind, name) = change.path.split_once('.').unwrap_or((&change.path, ""));
+            if change.action == ChangeAction::Remove {
+                after.fleet.remove(kind, name);
+                after.stamps.remove(&change.path);
+            } else {
+                let spec = wanted.get_json(kind, name).unwrap_or_default();
+                after
+                    .fleet
+                    .insert_json(kind, name, spec)
+                    .map_err(|why| Failure::new(ErrorCode::Internal, why))?;
+                after.stamps.insert(change.path.clone(), Stamp { version, at: now, by: by.to_owned() });
+            }
+        }
+        self.current.store(Arc::new(after));
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Findings about the fleet, each with a remedy. Asks, changes nothing.
+
+use std::sync::Arc;
+
+use holdfast_model::Failure;
+use holdfast_proto::v1;
+
+use crate::core::Core;
+
+/// Clock differences beyond this are worth a word, in milliseconds.
+const CLOCK_SKEW_MILLIS_MAX: i64 = 2_000;
+
+/// Free space below which a word is due, in bytes.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+struct Findings(Vec<v1::Finding>);
+
+impl Findings {
+    fn add(&mut self, area: &str, object: &str, outcome: &str, message: String, remedy: String) {
+        self.0.push(v1::Finding {
+            area: area.to_owned(),
+            object: object.to_owned(),
+            outcome: outcome.to_owned(),
+            message,
+            remedy,
+        });
+    }
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// When the controller's own state can not be read.
+pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
+    let mut findings = Findings(Vec::new());
+    let message = format!("version {}, {} runs active", crate::VERSION, core.runs.active().len());
+    findings.add("controller", "", "ok", message, String::new());
+    examine_repositories(core, &mut findings).await?;
+    examine_agents(core, &mut findings).await?;
+    examine_sources(core, &mut findings).await?;
+    let rank = |finding: &v1::Finding| match finding.outcome.as_str() {
+        "failed" => 0,
+        "warning" => 1,
+        "not_set" => 2,
+        _ => 3,
+    };
+    findings.0.sort_by_key(|finding| (area_rank(&finding.area), rank(finding)));
+    Ok(findings.0)
+}
+
+fn area_rank(area: &str) -> usize {
+    ["controller", "time", "key", "repository", "agent", "source"]
+        .iter()
+        .position(|known| *known == area)
+        .unwrap_or(9)
+}
+
+async fn examine_repositories(core: &Arc<Core>, findings: &mut Findings) -> Result<(), Failure> {
+    let current = core.definitions.current();
+    if current.fleet.repositories.is_empty() {
+        let remedy =
+            "holdfast repo add main --url file:///var/lib/holdfast/repo --key-file /etc/holdfast/main.key";
+        findings.add("repository", "", "not_set", "none is declared".to_owned(), remedy.to_owned());
+    }
+    for (name, spec) in &current.fleet.repositories {
+        let opened = core.repositories.get(name, spec).await;
+        let repository = match opened {
+            Ok(repository) => repository,
+            Err(failure) => {
+                let remedy =
+                    failure.next.first().cloned().unwrap_or_else(|| format!("holdfast repo list {name}"));
+                findings.add("repository", name.as_str(), "failed", failure.to_string(), remedy);
+                continue;
+            }
+        };
+        match repository.store().probe().await {
+            Err(error) => findings.add(
+                "repository",
+                name.as_str(),
+                "failed",
+                format!("the storage does not answer: {error}"),
+                String::new(),
+            ),
+            Ok(probe) if probe.free_bytes.is_some_and(|free| free < FREE_BYTES_MIN) => findings.add(
+                "repository",
+                name.as_str(),
+                "warning",
+                format!("{} MiB are free", probe.free_bytes.unwrap_or(0) >> 20),
+                format!("holdfast repo usage {name}"),
+            ),
+            Ok(_) => {
+                let (packs, blobs) = repository.counts();
+                let message = format!("open, {packs} packs with {blobs} blobs");
+                findings.add("repository", name.as_str(), "ok", message, String::new());
+            }
+        }
+        if core.records.last_clean_check(name).await?.is_none() {
+            findings.add(
+                "repository",
+                name.as_str(),
+                "not_set",
+                "was never checked".to_owned(),
+                format!("holdfast repo check {name}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn examine_agents(core: &Arc<Core>, findings: &mut Findings) -> Result<(), Failure> {
+    let sessions = core.sessions.states();
+    for agent in core.agents.all().await?.into_iter().filter(|agent| agent.revoked_at.is_none()) {
+        let name = agent.name.as_str();
+        let Some(session) = sessions.get(&agent.name) else {
+            let since = agent
+                .last_session_at
+                .map_or("it never connected".to_owned(), |at| format!("last session {at}"));
+            let remedy = "systemctl status holdfast-agent   # on its host".to_owned();
+            findings.add("agent", name, "failed", format!("not connected; {since}"), remedy);
+            continue;
+        };
+        if session.clock_skew_millis.abs() > CLOCK_SKEW_MILLIS_MAX {
+            let message = format!("its clock is {} ms off", session.clock_skew_millis);
+            findings.add("time", name, "warning", message, "timedatectl status   # on its host".to_owned());
+        }
+        if agent.version != crate::VERSION {
+            let message = format!("version {}, the controller has {}", agent.version, crate::VERSION);
+            findings.add("agent", name, "warning", message, String::new());
+        } else {
+            findings.add("agent", name, "ok", format!("connected, session {}", session.epoch), String::new());
+        }
+    }
+    Ok(())
+}
+
+async fn examine_sources(core: &Arc<Core>, findings: &mut Findings) -> Result<(), Failure> {
+    let current = core.definitions.current();
+    if current.fleet.sources.is_empty() {
+        let remedy =
+            "holdfast source add NAME --engine sqlite --agent AGENT --path /srv/app/app.db".to_owned();
+        findings.add("source", "", "not_set", "none is declared".to_owned(), remedy);
+    }
+    for (name, source) in &current.fleet.sources {
+        let object = name.as_str();
+        if let Err(failure) = core.agents.get(&source.agent).await {
+            let remedy = format!("holdfast agent enroll {}", source.agent);
+            findings.add("source", object, "failed", failure.to_string(), remedy);
+            continue;
+        }
+        if let Err(failure) = core.definitions.repositories_of(name, source) {
+            findings.add("source", object, "failed", failure.to_string(), "holdfast repo list".to_owned());
+            continue;
+        }
+        match core.catalog.latest(name, None, |record| record.proof.damage.is_none()).await? {
+            None => {
+                let remedy = format!("holdfast backup run {name}");
+                findings.add("source", object, "failed", "has no snapshot to restore".to_owned(), remedy);
+            }
+            Some(record) if record.proof.restored_at.is_none() => {
+                let message = format!("newest snapshot {} was never restored", record.id.short());
+                findings.add("source", object, "not_set", message, format!("holdfast restore run {name}"));
+            }
+            Some(record) => {
+                let message = format!("newest snapshot {} was restored and agreed", record.id.short());
+                findings.add("source", object, "ok", message, String::new());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,464 @@
+//! The life of runs: the only place that changes and stores their state.
+//!
+//! Every change goes through [`RunState::apply`], is durable before anybody hears of it, and is published to watchers
+//! after. Runs that have not ended are held in memory; what locks what: each active run has a `turn` (an async mutex)
+//! that orders its changes, and the map of active runs is locked only for moments, never across a wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId};
+use holdfast_model::progress::Progress;
+use holdfast_model::restore::RestoreReport;
+use holdfast_model::run::{ATTEMPTS_MAX, Run, RunSpec};
+use holdfast_model::run_state::{IllegalTransition, Intent, Phase, RunEvent, RunState};
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_runtime::SharedClock;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+
+use crate::records::{Batch, OutboxPosition, Records};
+
+/// The life of runs. Clones share it.
+#[derive(Clone)]
+pub struct RunLifecycle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    records: Records,
+    clock: SharedClock,
+    lease: Duration,
+    active_max: usize,
+    active: Mutex<BTreeMap<RunId, ActiveRun>>,
+    /// Orders the queueing of runs, so that two requests do not both find a source free.
+    queueing: tokio::sync::Mutex<()>,
+    changed: Notify,
+}
+
+struct ActiveRun {
+    run: Run,
+    version: u64,
+    published: watch::Sender<Arc<Run>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// When its lease ends; none while it is queued.
+    lease_ends: Option<Instant>,
+}
+
+/// What a run is asked to be.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// What it is to do.
+    pub spec: RunSpec,
+    /// Which agent does it.
+    pub agent: Option<AgentName>,
+    /// Who asks.
+    pub requested_by: String,
+    /// Trace context of the request.
+    pub traceparent: Option<String>,
+    /// The run that it repeats.
+    pub retry_of: Option<RunId>,
+}
+
+/// What is recorded together with an event.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The snapshot that was committed.
+    pub snapshot: Option<SnapshotId>,
+    /// What a restore did.
+    pub restored: Option<RestoreReport>,
+    /// What a check found.
+    pub findings: Vec<String>,
+    /// Last counters.
+    pub progress: Option<Progress>,
+    /// The fact that brought the event, so that both are durable together.
+    pub outbox: Option<OutboxPosition>,
+}
+
+impl RunLifecycle {
+    /// Loads the runs that have not ended. Their leases begin anew: their agents get the time of one lease to come back.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn load(
+        records: Records,
+        clock: SharedClock,
+        lease: Duration,
+        active_max: usize,
+    ) -> Result<Self, Failure> {
+        let mut active = BTreeMap::new();
+        for (run, version) in records.active_runs().await? {
+            let lease_ends = run.state.phase.is_with_agent().then(|| clock.monotonic() + lease);
+            active.insert(run.id, ActiveRun::new(run, version, lease_ends));
+        }
+        let inner = Inner {
+            records,
+            clock,
+            lease,
+            active_max,
+            active: Mutex::new(active),
+            queueing: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Stores runs as queued, all or none, together with what else belongs to the request: `remember` adds it to the
+    /// batch once the runs have their ids.
+    ///
+    /// # Errors
+    /// `HF-4005` when a run of the same kind and source is active, `HF-4021` when too many wait.
+    pub async fn queue(
+        &self,
+        new: Vec<NewRun>,
+        mut batch: Batch,
+        remember: impl FnOnce(Batch, &[Run]) -> Batch,
+    ) -> Result<Vec<Run>, Failure> {
+        let _turn = self.inner.queueing.lock().await;
+        let mut runs = Vec::with_capacity(new.len());
+        for new in new {
+            self.refuse_second(&new.spec)?;
+            let now = self.inner.clock.now();
+            let run = Run {
+                id: RunId::at(u64::try_from(now.as_millisecond()).unwrap_or(0), rand::random()),
+                spec: new.spec,
+                agent: new.agent,
+                requested_by: new.requested_by,
+                state: RunState::default(),
+                queued_at: now,
+                assigned_at: None,
+                started_at: None,
+                ended_at: None,
+                waiting_for: None,
+                snapshot: None,
+                restored: None,
+                findings: Vec::new(),
+                progress: Progress::default(),
+                traceparent: new.traceparent,
+                retry_of: new.retry_of,
+            };
+            batch = batch.put_new_run(&run);
+            runs.push(run);
+        }
+        if self.inner.active.lock().len() + runs.len() > self.inner.active_max {
+            return Err(Failure::new(
+                ErrorCode::QueueFull,
+                format!("{} runs are active", self.inner.active_max),
+            )
+            .then("holdfast run list --phase queued"));
+        }
+        let version = self.inner.records.commit(remember(batch, &runs)).await?;
+        let mut active = self.inner.active.lock();
+        for run in &runs {
+            tracing::info!(run = %run.id, kind = %run.spec.kind(), "queued");
+            active.insert(run.id, ActiveRun::new(run.clone(), version, None));
+        }
+        drop(active);
+        self.inner.changed.notify_waiters();
+        Ok(runs)
+    }
+
+    /// One active run per kind, source and repository: two captures of one source at a time help nobody.
+    fn refuse_second(&self, spec: &RunSpec) -> Result<(), Failure> {
+        let active = self.inner.active.lock();
+        let same = active.values().map(|active| &active.run).find(|run| {
+            run.spec.kind() == spec.kind()
+                && run.spec.source() == spec.source()
+                && run.spec.repository() == spec.repository()
+                && (spec.source().is_some() || run.spec == *spec)
+        });
+        let Some(run) = same else { return Ok(()) };
+        let what = spec.source().map_or_else(|| "the repository".to_owned(), ToString::to_string);
+        Err(Failure::new(
+            ErrorCode::RunAlreadyActive,
+            format!(
+                "{what} has a {} run that is {}: {}",
+                spec.kind(),
+                run.state.phase.as_str(),
+                run.id.short()
+            ),
+        )
+        .then(format!("holdfast run watch {}", run.id.short())))
+    }
+
+    /// Applies an event, stores the result, publishes it.
+    ///
+    /// # Errors
+    /// `HF-4007` for a report of an older attempt, `HF-4006` for a cancel that comes too late, `HF-4001` for a run that
+    /// does not exist or has ended.
+    pub async fn apply(
+        &self,
+        id: RunId,
+        actor: &str,
+        event: RunEvent,
+        outcome: Outcome,
+    ) -> Result<Run, Failure> {
+        let _turn = self.turn(id).await?;
+        self.apply_in_turn(id, actor, event, outcome).await
+    }
+
+    async fn apply_in_turn(
+        &self,
+        id: RunId,
+        actor: &str,
+        event: RunEvent,
+        outcome: Outcome,
+    ) -> Result<Run, Failure> {
+        let (mut run, version) = {
+            let active = self.inner.active.lock();
+            let entry = active.get(&id).ok_or_else(|| not_active(id))?;
+            (entry.run.clone(), entry.version)
+        };
+        let before = run.state.clone();
+        let state = run.state.apply(event).map_err(|refused| illegal(id, &refused))?;
+        let outbox = outcome.outbox.clone();
+        self.stamp(&mut run, state, outcome);
+        let mut batch = Batch::new(actor, format!("run.{}", run.state.phase.as_str()), run.id.to_string());
+        if run.state == before && outbox.is_none() {
+            return Ok(run);
+        }
+        batch = batch.put_run(&run, version);
+        if let Some(position) = outbox {
+            batch = batch.put_outbox(&position);
+        }
+        let version = self.inner.records.commit(batch).await?;
+        self.publish(&run, version);
+        Ok(run)
+    }
+
+    /// Sets the times and results that go with a new state.
+    fn stamp(&self, run: &mut Run, state: RunState, outcome: Outcome) {
+        let now = self.inner.clock.now();
+        if state.attempt != run.state.attempt {
+            run.assigned_at = Some(now);
+            run.started_at = None;
+            run.progress = Progress::default();
+        }
+        if state.phase == Phase::Running && run.started_at.is_none() {
+            run.started_at = Some(now);
+        }
+        if state.phase.is_terminal() && run.ended_at.is_none() {
+            run.ended_at = Some(now);
+        }
+        if state.phase != Phase::Queued {
+            run.waiting_for = None;
+        }
+        run.state = state;
+        run.snapshot = outcome.snapshot.or(run.snapshot);
+        run.restored = outcome.restored.or(run.restored.take());
+        if !outcome.findings.is_empty() {
+            run.findings = outcome.findings;
+        }
+        if let Some(progress) = outcome.progress {
+            run.progress = progress;
+        }
+    }
+
+    fn publish(&self, run: &Run, version: u64) {
+        tracing::info!(run = %run.id, attempt = run.state.attempt.0, phase = run.state.phase.as_str(), "run changed");
+        let mut active = self.inner.active.lock();
+        if let Some(entry) = active.get_mut(&run.id) {
+            entry.run = run.clone();
+            entry.version = version;
+            entry.lease_ends =
+                run.state.phase.is_with_agent().then(|| self.inner.clock.monotonic() + self.inner.lease);
+            entry.published.send_replace(Arc::new(run.clone()));
+        }
+        if run.state.phase.is_terminal() {
+            active.remove(&run.id);
+        }
+        drop(active);
+        self.inner.changed.notify_waiters();
+    }
+
+    async fn turn(&self, id: RunId) -> Result<OwnedMutexGuard<()>, Failure> {
+        let turn = self.inner.active.lock().get(&id).map(|entry| entry.turn.clone());
+        Ok(turn.ok_or_else(|| not_active(id))?.lock_owned().await)
+    }
+
+    /// Begins the commit of a run and keeps everybody else from changing it until the guard is finished or dropped.
+    ///
+    /// # Errors
+    /// Like [`RunLifecycle::apply`].
+    pub async fn begin_commit(
+        &self,
+        id: RunId,
+        actor: &str,
+        attempt: Attempt,
+    ) -> Result<CommitGuard, Failure> {
+        let turn = self.turn(id).await?;
+        let run = self.apply_in_turn(id, actor, RunEvent::CommitStarted(attempt), Outcome::default()).await?;
+        Ok(CommitGuard { lifecycle: self.clone(), run, _turn: turn })
+    }
+
+    /// The run, when it is in the hands of this agent with this attempt. Renews its lease.
+    ///
+    /// # Errors
+    /// `HF-4007` otherwise, the same for a run that does not exist, is another's, or has a newer attempt.
+    pub fn fence(&self, id: RunId, attempt: Attempt, agent: &AgentName) -> Result<Run, Failure> {
+        let mut active = self.inner.active.lock();
+        let entry = active.get_mut(&id).filter(|entry| {
+            entry.run.agent.as_ref() == Some(agent)
+                && entry.run.state.attempt == attempt
+                && entry.run.state.phase.is_with_agent()
+        });
+        let entry = entry.ok_or_else(|| {
+            Failure::new(
+                ErrorCode::StaleAttempt,
+                format!("run {} attempt {attempt} is not in the hands of agent {agent}", id.short()),
+            )
+        })?;
+        entry.lease_ends = Some(self.inner.clock.monotonic() + self.inner.lease);
+        Ok(entry.run.clone())
+    }
+
+    /// Takes lossy counters; wrong ones are dropped without a word.
+    pub fn progress(&self, id: RunId, attempt: Attempt, agent: &AgentName, progress: Progress) {
+        let mut active = self.inner.active.lock();
+        if let Some(entry) = active.get_mut(&id)
+            && entry.run.agent.as_ref() == Some(agent)
+            && entry.run.state.attempt == attempt
+        {
+            entry.run.progress = progress;
+            entry.published.send_replace(Arc::new(entry.run.clone()));
+        }
+    }
+
+    /// Says why a queued run waits. Not durable: it is found out again at each pass.
+    pub fn waits_for(&self, id: RunId, reason: Option<String>) {
+        let mut active = self.inner.active.lock();
+        if let Some(entry) = active.get_mut(&id)
+            && entry.run.state.phase == Phase::Queued
+            && entry.run.waiting_for != reason
+        {
+            entry.run.waiting_for = reason;
+            entry.published.send_replace(Arc::new(entry.run.clone()));
+        }
+    }
+
+    /// A run, active or ended.
+    ///
+    /// # Errors
+    /// `HF-4001` when there is none.
+    pub async fn get(&self, id: RunId) -> Result<Run, Failure> {
+        if let Some(run) = self.active_run(id) {
+            return Ok(run);
+        }
+        self.inner.records.run(id).await?.map(|(run, _)| run).ok_or_else(|| not_active(id))
+    }
+
+    /// A run that has not ended.
+    pub fn active_run(&self, id: RunId) -> Option<Run> {
+        self.inner.active.lock().get(&id).map(|entry| entry.run.clone())
+    }
+
+    /// The runs that have not ended, oldest first.
+    pub fn active(&self) -> Vec<Run> {
+        self.inner.active.lock().values().map(|entry| entry.run.clone()).collect()
+    }
+
+    /// Changes of a run from now on; none when it has ended.
+    pub fn watch(&self, id: RunId) -> Option<watch::Receiver<Arc<Run>>> {
+        self.inner.active.lock().get(&id).map(|entry| entry.published.subscribe())
+    }
+
+    /// Completes at the next change of any run. Create it before looking at the runs, so that no change is missed.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.inner.changed.notified()
+    }
+
+    /// Runs whose lease has ended by now.
+    pub fn expired(&self) -> Vec<Run> {
+        let now = self.inner.clock.monotonic();
+        let active = self.inner.active.lock();
+        active
+            .values()
+            .filter(|entry| entry.lease_ends.is_some_and(|ends| ends <= now))
+            .map(|entry| entry.run.clone())
+            .collect()
+    }
+
+    /// Gives a run up that its agent lost: back to the queue, or ended. `committed` is the snapshot that the repository
+    /// has of it, if any. Only when its attempt is still this one, and, with `only_if_expired`, its lease is over.
+    ///
+    /// # Errors
+    /// When the change can not be stored.
+    pub async fn lease_lost(
+        &self,
+        id: RunId,
+        attempt: Attempt,
+        committed: Option<SnapshotId>,
+        only_if_expired: bool,
+    ) -> Result<(), Failure> {
+        let Ok(_turn) = self.turn(id).await else { return Ok(()) };
+        let now = self.inner.clock.monotonic();
+        let still = {
+            let active = self.inner.active.lock();
+            active.get(&id).is_some_and(|entry| {
+                entry.run.state.attempt == attempt
+                    && entry.run.state.phase.is_with_agent()
+                    && (!only_if_expired || entry.lease_ends.is_some_and(|ends| ends <= now))
+            })
+        };
+        let Some(run) = self.active_run(id).filter(|_| still) else { return Ok(()) };
+        let event = RunEvent::LeaseLost {
+            committed: committed.or(run.snapshot).is_some(),
+            may_retry: run.spec.kind().may_restart_itself() && attempt.0 < ATTEMPTS_MAX,
+        };
+        let outcome = Outcome { snapshot: committed, ..Outcome::default() };
+        self.apply_in_turn(id, "controller", event, outcome).await?;
+        Ok(())
+    }
+
+    /// Whether somebody wants this run to stop.
+    pub fn is_cancel_wanted(&self, id: RunId) -> bool {
+        self.inner.active.lock().get(&id).is_some_and(|entry| entry.run.state.intent == Intent::Cancel)
+    }
+}
+
+/// The exclusive right to publish the snapshot of one run.
+pub struct CommitGuard {
+    lifecycle: RunLifecycle,
+    run: Run,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl CommitGuard {
+    /// The run.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// Records the snapshot, with what else the batch holds.
+    ///
+    /// # Errors
+    /// When it can not be stored; the snapshot exists nevertheless, and is found in the repository again.
+    pub async fn finish(self, snapshot: SnapshotId, batch: Batch) -> Result<(), Failure> {
+        let mut run = self.run;
+        let version = {
+            let active = self.lifecycle.inner.active.lock();
+            active.get(&run.id).map(|entry| entry.version).ok_or_else(|| not_active(run.id))?
+        };
+        run.snapshot = Some(snapshot);
+        let version = self.lifecycle.inner.records.commit(batch.put_run(&run, version)).await?;
+        self.lifecycle.publish(&run, version);
+        Ok(())
+    }
+}
+
+impl ActiveRun {
+    fn new(run: Run, version: u64, lease_ends: Option<Instant>) -> Self {
+        let published = watch::Sender::new(Arc::new(run.clone()));
+        Self { run, version, published, turn: Arc::default(), lease_ends }
+    }
+}
+
+fn not_active(id: RunId) -> Failure {
+    Failure::new(ErrorCode::NotFound, format!("run {} does not exist or has ended", id.short()))
+        .then("holdfast run list")
+}
+
+fn illegal(id: RunId, refused: &IllegalTransition) -> Failure {
+    Failure::new(refused.code(), format!("run {}: {refused}", id.short()))
+}
