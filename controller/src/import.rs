@@ -1,14 +1,438 @@
-//! Soon.
-use holdfast_model::Failure;
-use holdfast_model::snapshot::SnapshotRecord;
-use holdfast_proto::v1;
+//! Takes an export into a repository. Nothing is committed before its last checksum agreed.
+//!
+//! One thread takes the archive apart, another feeds the writer: a content goes from one to the other through a bounded
+//! queue, and `SHA256SUMS` is compared as a whole, so memory does not grow with the number of files.
+
+use std::io::{self, Read};
 use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
+use holdfast_model::manifest::{MANIFEST_PATH, Manifest};
+use holdfast_model::run::SnapshotType;
+use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_proto::convert::{ConvertError, parse};
+use holdfast_proto::v1;
+use holdfast_proto::v1::import_snapshot_request::Part;
+use holdfast_repository::RepositoryError;
+use holdfast_repository::chunker::Chunker;
+use holdfast_repository::id::BlobId;
+use holdfast_repository::pack::SealedPack;
+use holdfast_repository::sink::BlobSink;
+use holdfast_repository::snapshot::{SnapshotObject, SnapshotSummary};
+use holdfast_repository::tree::{FileTime, NodeMetadata, NodeType};
+use holdfast_repository::write::{
+    OwnFile, SnapshotWriter, WriteContent, WriteEntry, WriteOptions, WriterContext, Written,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
 use tonic::Streaming;
-/// x
+
+use crate::access::Caller;
+use crate::catalog::{Tags, describe};
+use crate::core::Core;
+use crate::export::{ExportHead, HEAD, Hashing, ROOT, SUMS, TREE, sum_line};
+use crate::records::Batch;
+use crate::repositories::{OpenRepository, repository_failure};
+
+/// Parts of the upload, and parts of a content, that may wait.
+const PARTS_MAX: usize = 8;
+/// Bytes of one part of a content.
+const PART_BYTES: usize = 256 << 10;
+/// Largest `export.json` and largest file of `.holdfast` that is read.
+const OWN_BYTES_MAX: u64 = 64 << 20;
+/// Largest back reference that a compressed file may ask memory for: 2^27 bytes.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// Imports a stream of parts.
+///
+/// # Errors
+/// `HF-3019` when the file is damaged, incomplete or no export; then nothing was committed.
 pub async fn import(
-    _core: &Arc<crate::core::Core>,
-    _caller: &crate::access::Caller,
-    _parts: Streaming<v1::ImportSnapshotRequest>,
+    core: &Arc<Core>,
+    caller: &Caller,
+    mut parts: Streaming<v1::ImportSnapshotRequest>,
 ) -> Result<SnapshotRecord, Failure> {
-    unimplemented!()
+    let cut = || damaged("it ended early");
+    let first = parts.message().await.map_err(|_| cut())?.and_then(|first| first.part);
+    let Some(Part::Header(header)) = first else {
+        return Err(ConvertError::new("part", "the first part of an import is its header").into());
+    };
+    let repository: RepositoryName = parse("repository", &header.repository)?;
+    let source: SourceName = parse("source", &header.source)?;
+    let repository = core.repository(&repository).await?;
+    let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
+    let work = {
+        let repository = repository.clone();
+        let cancel = core.tasks.token().child_token();
+        core.blocking("import a snapshot", move || take_in(&repository, PartReader::new(receiver), cancel))
+    };
+    let feed = async move {
+        while let Ok(Some(part)) = parts.message().await {
+            let Some(Part::Data(data)) = part.part else { break };
+            if sender.send(data.into()).await.is_err() {
+                // The other side found the file damaged; it says so.
+                break;
+            }
+        }
+    };
+    let ((), taken) = tokio::join!(feed, work);
+    commit(core, caller, &repository, source, taken?).await
+}
+
+/// What an archive held, durable but not committed.
+struct Taken {
+    head: ExportHead,
+    tree: BlobId,
+    manifest: Option<Manifest>,
+    written: Written,
+}
+
+async fn commit(
+    core: &Arc<Core>,
+    caller: &Caller,
+    repository: &Arc<OpenRepository>,
+    source: SourceName,
+    taken: Taken,
+) -> Result<SnapshotRecord, Failure> {
+    repository.flush_index().await?;
+    let now = core.clock.now();
+    let totals = taken.written.totals;
+    let tags = Tags {
+        ours: true,
+        source: Some(source),
+        snapshot_type: taken.head.snapshot_type.as_deref().and_then(SnapshotType::parse),
+        ..Tags::default()
+    };
+    let object = SnapshotObject {
+        time: now.to_string(),
+        parent: None,
+        tree: taken.tree,
+        paths: taken.head.paths,
+        hostname: taken.head.hostname,
+        username: "holdfast".to_owned(),
+        uid: 0,
+        gid: 0,
+        tags: tags.write(),
+        original: None,
+        program_version: format!("holdfast {}", crate::VERSION),
+        summary: Some(SnapshotSummary {
+            backup_start: now.to_string(),
+            backup_end: now.to_string(),
+            files_new: totals.files,
+            dirs_new: totals.folders,
+            data_blobs: totals.data_blobs_new,
+            tree_blobs: totals.tree_blobs_new,
+            data_added: totals.bytes_new,
+            data_added_packed: totals.bytes_stored,
+            total_files_processed: totals.files,
+            total_bytes_processed: totals.bytes,
+            ..SnapshotSummary::default()
+        }),
+    };
+    let saved = repository.repository().save_snapshot(&object).await;
+    let id = SnapshotId(*saved.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
+    let record = describe(id, &repository.name, &object, taken.manifest);
+    let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
+    core.records.commit(batch.put_snapshot(&record)).await?;
+    Ok(record)
+}
+
+/// Reads an archive to its end and stores its tree. Blocks.
+fn take_in(
+    repository: &Arc<OpenRepository>,
+    parts: PartReader,
+    cancel: tokio_util::sync::CancellationToken,
+) -> Result<Taken, Failure> {
+    let fail = |error: RepositoryError| repository_failure(&repository.name, &error);
+    let config = repository.repository().config();
+    let context = WriterContext {
+        runtime: tokio::runtime::Handle::current(),
+        sealer: repository.repository().sealer().clone(),
+        chunker: Chunker::of(config),
+        sink: Arc::new(OpenSink(repository.clone())),
+        counters: Arc::default(),
+        cancel,
+        gate: None,
+    };
+    let options =
+        WriteOptions { level: i32::from(repository.spec.compression_level), ..WriteOptions::default() };
+    let mut writer = SnapshotWriter::new(context, options, None).map_err(fail)?;
+    let (sender, items) = crossbeam_channel::bounded::<Item>(PARTS_MAX);
+    let apart = std::thread::Builder::new()
+        .name("import-archive".to_owned())
+        .spawn(move || take_apart(parts, &sender))
+        .map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+    let mut added = Ok(());
+    for item in &items {
+        added = writer.add(item.entry()).map_err(fail);
+        if added.is_err() {
+            break;
+        }
+    }
+    drop(items);
+    let apart =
+        apart.join().map_err(|_| Failure::new(ErrorCode::Internal, "reading the archive panicked"))?;
+    // What the archive says of itself explains more than the broken stream that followed from it.
+    let archive = apart?;
+    added?;
+    let manifest_name = MANIFEST_PATH.rsplit('/').next().unwrap_or(MANIFEST_PATH);
+    let manifest = archive.own_files.iter().find(|file| file.name == manifest_name);
+    let manifest = manifest
+        .map(|file| serde_json::from_slice(&file.bytes))
+        .transpose()
+        .map_err(|error: serde_json::Error| damaged("its manifest is not one").because(error.to_string()))?;
+    let at = archive.head.committed_at;
+    let time = FileTime { seconds: at.as_second(), nanoseconds: at.subsec_nanosecond().unsigned_abs() };
+    let (tree, written) = writer.finish(archive.own_files, time).map_err(fail)?;
+    Ok(Taken { head: archive.head, tree, manifest, written })
+}
+
+/// What is known of an archive at its end.
+struct Archive {
+    head: ExportHead,
+    own_files: Vec<OwnFile>,
+}
+
+/// An entry of the tree on its way to the writer.
+struct Item {
+    path: Vec<u8>,
+    metadata: NodeMetadata,
+    content: Option<crossbeam_channel::Receiver<io::Result<Vec<u8>>>>,
+}
+
+impl Item {
+    fn entry(self) -> WriteEntry {
+        let content = match self.content {
+            None => WriteContent::None,
+            Some(parts) => {
+                WriteContent::Stream(Box::new(ContentReader { parts, part: io::Cursor::default() }))
+            }
+        };
+        WriteEntry { path: self.path, metadata: self.metadata, content }
+    }
+}
+
+fn damaged(why: impl Into<String>) -> Failure {
+    Failure::new(ErrorCode::ExportDamaged, format!("the file can not be imported: {}", why.into()))
+        .at_stake("nothing was committed")
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    damaged("it is damaged or incomplete").because(error.to_string())
+}
+
+fn take_apart(parts: PartReader, sender: &crossbeam_channel::Sender<Item>) -> Result<Archive, Failure> {
+    let mut decoder = zstd::Decoder::new(parts).map_err(|error| unreadable(&error))?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(|error| unreadable(&error))?;
+    let mut archive = tar::Archive::new(decoder);
+    let mut head: Option<ExportHead> = None;
+    let mut own_files = Vec::new();
+    let mut sums = Sha256::new();
+    let prefix = format!("{ROOT}/");
+    for entry in archive.entries().map_err(|error| unreadable(&error))? {
+        let mut entry = entry.map_err(|error| unreadable(&error))?;
+        let path = entry.path_bytes().into_owned();
+        let path =
+            path.strip_prefix(prefix.as_bytes()).ok_or_else(|| damaged("it is no export of Holdfast"))?;
+        if path == HEAD.as_bytes() {
+            let read: ExportHead = serde_json::from_slice(&read_own(&mut entry)?)
+                .map_err(|error| damaged("its head is not one").because(error.to_string()))?;
+            if read.format != ROOT || read.version != 1 {
+                return Err(damaged(format!(
+                    "it has version {} of the format {:?}",
+                    read.version, read.format
+                )));
+            }
+            head = Some(read);
+        } else if path == SUMS.as_bytes() {
+            let found = Sha256::digest(read_own(&mut entry)?);
+            if found != sums.finalize() {
+                return Err(damaged("its files do not agree with its checksums"));
+            }
+            let head = head.ok_or_else(|| damaged("it has no head"))?;
+            return Ok(Archive { head, own_files });
+        } else if let Some(path) = path.strip_prefix(format!("{TREE}/").as_bytes()) {
+            let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
+            match path.strip_prefix(b".holdfast") {
+                Some(b"") => {}
+                Some([b'/', name @ ..]) => {
+                    let bytes = read_own(&mut entry)?;
+                    sums.update(sum_line(&Sha256::digest(&bytes).into(), &path));
+                    let name = String::from_utf8_lossy(name).into_owned();
+                    own_files.push(OwnFile { name, bytes });
+                }
+                _ => hand_over(&mut entry, path, sender, &mut sums)?,
+            }
+        } else {
+            return Err(damaged("it is no export of Holdfast"));
+        }
+    }
+    Err(damaged("it ends before its checksums"))
+}
+
+fn read_own(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    entry.take(OWN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > OWN_BYTES_MAX {
+        return Err(damaged(format!("a file of its own has more than {OWN_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn hand_over(
+    entry: &mut tar::Entry<'_, impl Read>,
+    path: Vec<u8>,
+    sender: &crossbeam_channel::Sender<Item>,
+    sums: &mut Sha256,
+) -> Result<(), Failure> {
+    let metadata = metadata(entry)?;
+    // A writer that has failed takes nothing any more and says why itself.
+    let stopped = || damaged("the repository did not take it");
+    if metadata.node_type != NodeType::File {
+        return sender.send(Item { path, metadata, content: None }).map_err(|_| stopped());
+    }
+    let (content, parts) = crossbeam_channel::bounded(PARTS_MAX);
+    let line_path = path.clone();
+    sender.send(Item { path, metadata, content: Some(parts) }).map_err(|_| stopped())?;
+    let mut hashing = Hashing { inner: entry, hash: Sha256::new() };
+    loop {
+        let mut part = vec![0; PART_BYTES];
+        match hashing.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => {
+                part.truncate(length);
+                content.send(Ok(part)).map_err(|_| stopped())?;
+            }
+            Err(error) => {
+                let failure = unreadable(&error);
+                // The writer must not take what came so far for the whole.
+                let _ = content.send(Err(error));
+                return Err(failure);
+            }
+        }
+    }
+    sums.update(sum_line(&hashing.hash.finalize().into(), &line_path));
+    Ok(())
+}
+
+fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> Result<NodeMetadata, Failure> {
+    let header = entry.header();
+    let node_type = match header.entry_type() {
+        tar::EntryType::Regular | tar::EntryType::Continuous => NodeType::File,
+        tar::EntryType::Directory => NodeType::Directory,
+        tar::EntryType::Symlink => NodeType::Symlink,
+        tar::EntryType::Fifo => NodeType::Fifo,
+        tar::EntryType::Block => NodeType::BlockDevice,
+        tar::EntryType::Char => NodeType::CharDevice,
+        other => return Err(damaged(format!("it holds an entry of the type {other:?}"))),
+    };
+    let number = |value: io::Result<u64>| value.map_err(|error| unreadable(&error));
+    let id = |value: io::Result<u64>| number(value).map(|id| u32::try_from(id).unwrap_or(u32::MAX));
+    let seconds = i64::try_from(number(header.mtime())?).unwrap_or(i64::MAX);
+    let mode = header.mode().map_err(|error| unreadable(&error))? & 0o7777;
+    let mut metadata = NodeMetadata::plain(node_type, mode, FileTime { seconds, nanoseconds: 0 });
+    (metadata.uid, metadata.gid) = (id(header.uid())?, id(header.gid())?);
+    metadata.user = header.username().ok().flatten().filter(|name| !name.is_empty()).map(Into::into);
+    metadata.group = header.groupname().ok().flatten().filter(|name| !name.is_empty()).map(Into::into);
+    if matches!(node_type, NodeType::BlockDevice | NodeType::CharDevice) {
+        let part = |value: io::Result<Option<u32>>| value.ok().flatten().unwrap_or(0);
+        metadata.device = rustix::fs::makedev(part(header.device_major()), part(header.device_minor()));
+    }
+    if node_type == NodeType::Symlink {
+        let target = entry.link_name_bytes().ok_or_else(|| damaged("a link in it has no target"))?;
+        metadata.link_target = Some(target.into_owned());
+    }
+    if let Some(extensions) = entry.pax_extensions().map_err(|error| unreadable(&error))? {
+        for extension in extensions {
+            let extension = extension.map_err(|error| unreadable(&error))?;
+            extend(&mut metadata, extension.key_bytes(), extension.value_bytes());
+        }
+    }
+    metadata.xattrs.sort();
+    metadata.size = 0;
+    (metadata.atime, metadata.ctime) = (metadata.mtime, metadata.mtime);
+    Ok(metadata)
+}
+
+fn extend(metadata: &mut NodeMetadata, key: &[u8], value: &[u8]) {
+    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+        metadata.xattrs.push((name.to_vec(), value.to_vec()));
+    } else if key == b"mtime"
+        && let Ok(text) = std::str::from_utf8(value)
+        && let Some((seconds, fraction)) = text.split_once('.')
+        && let (Ok(seconds), Ok(nanoseconds)) = (seconds.parse(), format!("{fraction:0<9}")[..9].parse())
+    {
+        metadata.mtime = FileTime { seconds, nanoseconds };
+    }
+}
+
+/// The upload as a blocking reader.
+struct PartReader {
+    parts: mpsc::Receiver<Bytes>,
+    part: io::Cursor<Bytes>,
+}
+
+impl PartReader {
+    fn new(parts: mpsc::Receiver<Bytes>) -> Self {
+        Self { parts, part: io::Cursor::default() }
+    }
+}
+
+impl Read for PartReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.part.read(out)?;
+            if length > 0 || out.is_empty() {
+                return Ok(length);
+            }
+            match self.parts.blocking_recv() {
+                Some(part) => self.part = io::Cursor::new(part),
+                None => return Ok(0),
+            }
+        }
+    }
+}
+
+/// A content on its way from one thread to the other. A queue that ends is the end of the content only because an error
+/// is sent through it as well.
+struct ContentReader {
+    parts: crossbeam_channel::Receiver<io::Result<Vec<u8>>>,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl Read for ContentReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.part.read(out)?;
+            if length > 0 || out.is_empty() {
+                return Ok(length);
+            }
+            match self.parts.recv() {
+                Ok(part) => self.part = io::Cursor::new(part?),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}
+
+/// Puts packs into an open repository.
+struct OpenSink(Arc<OpenRepository>);
+
+#[async_trait]
+impl BlobSink for OpenSink {
+    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+        Ok(self.0.known(ids.iter().copied()))
+    }
+
+    async fn put_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {
+        let failed = |failure: Failure| RepositoryError::sink(failure.code, failure);
+        if let Some(mut upload) = self.0.begin_pack(pack.id, pack.bytes.len() as u64).await.map_err(failed)? {
+            upload.write(&self.0.name, pack.bytes).await.map_err(failed)?;
+            upload.finish(&self.0.name, pack.id).await.map_err(failed)?;
+        }
+        self.0.pack_is_durable(pack.id, pack.entries).await.map_err(failed)
+    }
 }

@@ -7,7 +7,7 @@
 //! | what everybody shares | [`core`] |
 //! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
 //! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
-//! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`] |
+//! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -37,6 +37,7 @@ pub mod server;
 pub mod session;
 pub mod session_registry;
 pub mod store;
+pub mod verify;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,12 +1,236 @@
-//! Runs that the controller does itself: checks and verifications.
+//! Runs that the controller does itself: checks of repositories and verifications of snapshots.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use holdfast_model::run::Run;
+use holdfast_model::ids::{RepositoryName, SnapshotId};
+use holdfast_model::progress::Progress;
+use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec};
+use holdfast_model::run_state::RunEvent;
+use holdfast_model::snapshot::Proof;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
+use crate::repositories::{OpenRepository, repository_failure};
+use crate::run_lifecycle::Outcome;
+use crate::verify::{VerifyProgress, verify_snapshot};
+
+/// How often a run that is under way shows a sign of life.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// What a run of the controller's own found.
+#[derive(Default)]
+struct Done {
+    findings: Vec<String>,
+    /// Worth knowing, but nothing that is wrong.
+    notes: Vec<String>,
+    progress: Progress,
+}
 
 /// Performs a run to its end and records how it ended.
 pub async fn perform(core: Arc<Core>, run: Run) {
-    let _ = (core, run);
+    let attempt = run.state.attempt;
+    let begun = core.runs.apply(run.id, "controller", RunEvent::Started(attempt), Outcome::default()).await;
+    if let Err(failure) = begun {
+        tracing::warn!(run = %run.id, %failure, "could not begin");
+        return;
+    }
+    let stop = core.tasks.token().child_token();
+    let progress = Counters::default();
+    let work = work(&core, &run, &progress, &stop);
+    tokio::pin!(work);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut work => break ended,
+            () = core.clock.sleep(PULSE) => {
+                core.runs.pulse(run.id, attempt, progress.now());
+                if core.runs.is_cancel_wanted(run.id) {
+                    stop.cancel();
+                }
+            }
+        }
+    };
+    let (event, outcome) = match ended {
+        Err(_) if core.runs.is_cancel_wanted(run.id) => {
+            (RunEvent::CancelConfirmed(attempt), Outcome::default())
+        }
+        // The process stops: the run is taken up again after the next start, when its lease is over.
+        Err(_) if core.tasks.token().is_cancelled() => return,
+        Err(failure) => (RunEvent::Failed(attempt, failure), Outcome::default()),
+        Ok(done) => {
+            note(&core, &run, &done).await;
+            let event = match done.findings.first() {
+                None => RunEvent::Finished { attempt, warnings: 0 },
+                Some(first) => RunEvent::Failed(attempt, bad(done.findings.len(), first)),
+            };
+            let outcome =
+                Outcome { findings: done.findings, progress: Some(done.progress), ..Outcome::default() };
+            (event, outcome)
+        }
+    };
+    if let Err(failure) = core.runs.apply(run.id, "controller", event, outcome).await {
+        tracing::error!(run = %run.id, %failure, "its end could not be recorded");
+    }
+}
+
+fn bad(count: usize, first: &str) -> Failure {
+    let things = if count == 1 { "1 thing is".to_owned() } else { format!("{count} things are") };
+    Failure::new(ErrorCode::ObjectDamaged, format!("{things} not as stored; the first: {first}"))
+        .at_stake("the snapshots named can not be restored whole from this repository")
+        .then("holdfast backup run SOURCE --type full   # stores again what the source still has")
+}
+
+async fn note(core: &Arc<Core>, run: &Run, done: &Done) {
+    let at = core.clock.now();
+    let line = |level, text: &String| LogLine { at, attempt: run.state.attempt, level, text: text.clone() };
+    let mut lines: Vec<LogLine> = done.notes.iter().map(|text| line(LogLevel::Info, text)).collect();
+    lines.extend(done.findings.iter().map(|text| line(LogLevel::Error, text)));
+    let (logs, id) = (core.logs.clone(), run.id);
+    if let Err(failure) = core.blocking("append to a log", move || logs.append(id, &lines)).await {
+        tracing::warn!(run = %run.id, %failure, "its log could not be written");
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    check: Arc<CheckProgress>,
+    verify: Arc<VerifyProgress>,
+}
+
+impl Counters {
+    fn now(&self) -> Progress {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let bytes = load(&self.check.bytes_read) + load(&self.verify.bytes_read);
+        Progress {
+            stage: "reading".to_owned(),
+            bytes_read: bytes,
+            bytes_done: bytes,
+            bytes_total: load(&self.verify.bytes_total),
+            files_done: load(&self.check.trees) + load(&self.verify.files),
+            ..Progress::default()
+        }
+    }
+}
+
+async fn work(
+    core: &Arc<Core>,
+    run: &Run,
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Result<Done, Failure> {
+    match &run.spec {
+        RunSpec::Check { repository, read_data } => {
+            check_repository(core, repository, *read_data, counters, stop).await
+        }
+        RunSpec::Verify { repository, snapshot } => verify(core, repository, *snapshot, counters, stop).await,
+        other => {
+            Err(Failure::new(ErrorCode::Internal, format!("a {} is not for the controller", other.kind())))
+        }
+    }
+}
+
+async fn check_repository(
+    core: &Arc<Core>,
+    name: &RepositoryName,
+    read_data: bool,
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Result<Done, Failure> {
+    let repository = core.repository(name).await?;
+    // What is durable and only in our memory would look like packs that nothing refers to.
+    repository.flush_index().await?;
+    let options = CheckOptions { read_data, threads: None };
+    let report = check(repository.repository(), options, counters.check.clone(), stop).await;
+    let report = report.map_err(|error| repository_failure(name, &error))?;
+    core.catalog.sync(&repository).await?;
+    record_proof(core, &repository, &report, read_data).await?;
+    let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =
+        report.findings.iter().partition(|finding| finding.kind.is_harmful());
+    let mut notes = vec![format!(
+        "{} packs with {} blobs, {} index objects, {} snapshots, {} folders; {} packs read",
+        report.packs, report.blobs, report.indexes, report.snapshots, report.trees, report.packs_read
+    )];
+    notes.extend(harmless.iter().map(ToString::to_string));
+    let progress =
+        Progress { bytes_read: report.bytes_read, files_done: report.files, ..Progress::default() };
+    Ok(Done { findings: harmful.iter().map(ToString::to_string).collect(), notes, progress })
+}
+
+/// Enters into the catalog what the check proved of each snapshot.
+async fn record_proof(
+    core: &Arc<Core>,
+    repository: &OpenRepository,
+    report: &CheckReport,
+    read_data: bool,
+) -> Result<(), Failure> {
+    let now = core.clock.now();
+    let harmful = || report.findings.iter().filter(|finding| finding.kind.is_harmful());
+    let touched: BTreeSet<SnapshotId> =
+        harmful().flat_map(|finding| &finding.snapshots).map(|id| SnapshotId(*id.as_bytes())).collect();
+    let mut before: Option<String> = None;
+    loop {
+        let page = core.records.snapshots_before(None, before.as_deref(), 500).await?;
+        let Some((_, last)) = page.last() else { return Ok(()) };
+        before = Some(last.clone());
+        for (record, _) in page.iter().filter(|(record, _)| record.repository == repository.name) {
+            let damage = harmful()
+                .find(|finding| finding.snapshots.iter().any(|id| id.as_bytes() == &record.id.0))
+                .map(ToString::to_string);
+            let prove = |proof: &mut Proof| match &damage {
+                Some(damage) => proof.damage = Some(damage.clone()),
+                None if touched.contains(&record.id) => {}
+                None => {
+                    proof.checked_at = Some(now);
+                    if read_data {
+                        proof.read_at = Some(now);
+                        proof.damage = None;
+                    }
+                }
+            };
+            core.catalog.prove(record.id, "snapshot.checked", prove).await?;
+        }
+    }
+}
+
+async fn verify(
+    core: &Arc<Core>,
+    name: &RepositoryName,
+    id: SnapshotId,
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Result<Done, Failure> {
+    let repository = core.repository(name).await?;
+    let record = core.records.snapshot(id).await?.ok_or_else(|| {
+        Failure::new(ErrorCode::SnapshotUnknown, format!("the catalog has no snapshot {}", id.short()))
+    })?;
+    let progress = counters.verify.clone();
+    progress.bytes_total.store(record.logical_bytes, Ordering::Relaxed);
+    let report = verify_snapshot(core, &repository, &record, progress, stop).await?;
+    let now = core.clock.now();
+    let damage = report.findings.first().cloned();
+    core.catalog
+        .prove(id, "snapshot.read", |proof| match &damage {
+            Some(damage) => proof.damage = Some(damage.clone()),
+            None => {
+                proof.read_at = Some(now);
+                proof.damage = None;
+            }
+        })
+        .await?;
+    let notes = vec![format!(
+        "{} files, {} different blobs, {} bytes opened",
+        report.files, report.blobs, report.bytes
+    )];
+    let progress = Progress {
+        bytes_read: report.bytes,
+        bytes_done: record.logical_bytes,
+        bytes_total: record.logical_bytes,
+        files_done: report.files,
+        ..Progress::default()
+    };
+    Ok(Done { findings: report.findings, notes, progress })
 }

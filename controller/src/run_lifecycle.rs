@@ -325,6 +325,19 @@ impl RunLifecycle {
         }
     }
 
+    /// A sign of life of a run that the controller does itself, with its counters.
+    pub fn pulse(&self, id: RunId, attempt: Attempt, progress: Progress) {
+        let mut active = self.inner.active.lock();
+        if let Some(entry) = active.get_mut(&id)
+            && entry.run.agent.is_none()
+            && entry.run.state.attempt == attempt
+        {
+            entry.lease_ends = Some(self.inner.clock.monotonic() + self.inner.lease);
+            entry.run.progress = progress;
+            entry.published.send_replace(Arc::new(entry.run.clone()));
+        }
+    }
+
     /// Says why a queued run waits. Not durable: it is found out again at each pass.
     pub fn waits_for(&self, id: RunId, reason: Option<String>) {
         let mut active = self.inner.active.lock();

@@ -2,12 +2,13 @@
 //!
 //! [`Store`] is one small contract: records by [`Kind`] and key, ordered scans, a batch commit with preconditions, a
 //! feed of changes, leases with fencing numbers ([`lease`]) and an audit log whose entries are chained by hashes.
-//! [`EmbeddedStore`] keeps it in one folder: **the journal is the truth, sled is its view** (`docs/adr/0010-*`).
+//! [`EmbeddedStore`] keeps it in one folder: **the journal is the truth, sled is its view** (`docs/adr/0003-journal-is-truth-sled-its-view.md`).
 //!
 //! In reading order: [`record`] (what is stored), this module (the contract), [`frame`] and [`journal`] (how it
 //! becomes durable), [`view`] and [`checkpoint`] (how it is read and rebuilt), [`embedded`] (all together).
 //! [`blob_index`] is separate: a cache of the repositories' index objects, without the journal.
 
+pub mod blob_index;
 pub mod checkpoint;
 pub mod embedded;
 pub mod error;
