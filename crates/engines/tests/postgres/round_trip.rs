@@ -1,0 +1,252 @@
+//! What is captured comes back, whatever it is called and however it is made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use holdfast_engines::testing::postgres_cluster::PostgresCluster;
+use holdfast_model::manifest::TableManifest;
+use holdfast_model::restore::Placement;
+
+use crate::support::{capture, doubts, restore};
+
+/// Names that break what quotes badly.
+const ODD_NAMES: [&str; 10] = [
+    "with space",
+    "quo\"te's",
+    "line\nbreak",
+    "-rf",
+    "--help",
+    "host=evil dbname=x",
+    "postgres://evil/x?y",
+    "ünïcode 日本",
+    "../up",
+    "a'; DROP DATABASE postgres; --",
+];
+
+/// Everything a schema may hold that a dump could lose.
+const RICH: &str = r#"
+CREATE EXTENSION hstore;
+CREATE EXTENSION pg_trgm;
+CREATE SCHEMA "odd schema";
+CREATE TYPE "odd schema".mood AS ENUM ('sad', 'ok', 'it''s fine');
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TABLE "odd schema"."ta
+ble ""x""" (id serial PRIMARY KEY, m "odd schema".mood DEFAULT 'ok', p positive, h hstore);
+INSERT INTO "odd schema"."ta
+ble ""x""" (p, h) SELECT n, hstore('k', n::text) FROM generate_series(1, 100) n;
+CREATE TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY, a int, b int GENERATED ALWAYS AS (a * 2) STORED,
+    c varchar CHECK (c IN ('a', 'b')), t text, dropped int);
+ALTER TABLE plain DROP COLUMN dropped;
+INSERT INTO plain (a, c, t) SELECT n, 'a', E'tab\t line\n end \\. back\\slash ' || n FROM generate_series(1, 500) n;
+INSERT INTO plain (t) VALUES (E'\\.'), (NULL), ('');
+CREATE INDEX plain_trgm ON plain USING gin (t gin_trgm_ops);
+CREATE TABLE bars (day date NOT NULL, symbol text, price numeric) PARTITION BY RANGE (day);
+CREATE TABLE bars_2025 PARTITION OF bars FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY LIST (symbol);
+CREATE TABLE bars_2025_a PARTITION OF bars_2025 FOR VALUES IN ('A');
+CREATE TABLE bars_2025_rest PARTITION OF bars_2025 DEFAULT;
+CREATE TABLE bars_2026 PARTITION OF bars FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE INDEX ON bars (symbol);
+INSERT INTO bars SELECT '2025-06-01'::date + n, CASE n % 2 WHEN 0 THEN 'A' ELSE 'B' END, n FROM generate_series(1, 300) n;
+CREATE TABLE parent (a int);
+CREATE TABLE child (b int) INHERITS (parent);
+INSERT INTO parent VALUES (1);
+INSERT INTO child VALUES (1, 2), (3, 4);
+CREATE TABLE no_columns ();
+INSERT INTO no_columns DEFAULT VALUES;
+INSERT INTO no_columns DEFAULT VALUES;
+CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS a;
+CREATE SEQUENCE lonely START 5 INCREMENT -3 MINVALUE -1000 MAXVALUE 5;
+SELECT nextval('lonely'), nextval('lonely');
+CREATE SEQUENCE unused;
+CREATE VIEW v AS SELECT a, b FROM plain WHERE a > 10;
+CREATE MATERIALIZED VIEW mv AS SELECT symbol, count(*) FROM bars GROUP BY symbol;
+CREATE MATERIALIZED VIEW mv_empty AS SELECT 1 AS x WITH NO DATA;
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.a := NEW.a + 1; RETURN NEW; END $$;
+CREATE TRIGGER touch BEFORE UPDATE ON plain FOR EACH ROW WHEN (OLD.a IS DISTINCT FROM NEW.a) EXECUTE FUNCTION touch();
+CREATE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM plain; END;
+CREATE AGGREGATE total (int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');
+CREATE RULE guard AS ON DELETE TO child DO INSTEAD NOTHING;
+ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON parent USING (a > 0);
+CREATE STATISTICS st ON a, b FROM plain;
+CREATE TABLE refers (id bigint, plain_id int REFERENCES "odd schema"."ta
+ble ""x""" (id));
+INSERT INTO refers VALUES (1, 1), (2, 2);
+SELECT lo_from_bytea(0, 'first'), lo_from_bytea(0, decode(repeat('00ff', 5000), 'hex')), lo_from_bytea(0, '');
+COMMENT ON TABLE plain IS 'it''s plain';
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rich_database_comes_back_whole_with_equal_definitions() {
+    let cluster = PostgresCluster::start();
+    cluster.create_database("rich").await;
+    cluster.execute("rich", RICH).await;
+    cluster
+        .execute("postgres", "CREATE ROLE app; ALTER DATABASE rich SET search_path = \"odd schema\", public; \
+             ALTER ROLE app IN DATABASE rich SET work_mem = '1MB'; REVOKE CONNECT ON DATABASE rich FROM public; \
+             GRANT CONNECT ON DATABASE rich TO app; ALTER DATABASE rich CONNECTION LIMIT 17")
+        .await;
+    cluster.execute("rich", "GRANT SELECT ON plain TO app; ALTER TABLE parent OWNER TO app").await;
+    let source = cluster.source(&["rich"]);
+    let snapshot = capture(&source).await.unwrap();
+
+    let database = &snapshot.manifest.databases[0];
+    assert_eq!(snapshot.rows("rich", "public.plain"), Some(503));
+    assert_eq!(snapshot.rows("rich", "public.parent"), Some(1));
+    assert_eq!(snapshot.rows("rich", "public.bars"), None);
+    assert_eq!(snapshot.rows("rich", "public.no_columns"), Some(2));
+    assert_eq!(snapshot.rows("rich", "\"odd schema\".\"ta\nble \"\"x\"\"\""), Some(100));
+    assert_eq!(database.tables.get("public.mv"), Some(&TableManifest { rows: 2 }));
+    assert_eq!(database.tables.get("public.mv_empty"), None);
+    assert_eq!(database.large_objects, 3);
+    assert_eq!(database.sequences.get("public.lonely"), Some(&Some(2)));
+    assert_eq!(database.sequences.get("public.unused"), Some(&None));
+    assert_eq!(database.roles, ["app", "postgres"]);
+    assert!(database.extensions.contains_key("hstore") && database.extensions.contains_key("plpgsql"));
+    assert!(snapshot.manifest.system_id.is_some() && snapshot.manifest.log_position.is_some());
+    let globals = String::from_utf8(snapshot.files["globals.sql"].clone()).unwrap();
+    assert!(globals.contains("CREATE ROLE app;") && globals.contains("SCRAM-SHA-256$"));
+
+    let report = restore(&source, &snapshot, Placement::Beside, &[]).await.unwrap();
+    assert_eq!(doubts(&report), Vec::<String>::new());
+    assert_eq!(report.rows, report.rows_expected);
+    let restored = &report.targets[0].restored;
+    assert_eq!(restored, "rich_restored_0123abcd");
+    for sql in [
+        "SELECT md5(string_agg(p::text, '' ORDER BY id)) FROM public.plain p",
+        "SELECT md5(string_agg(b::text, '' ORDER BY b)) FROM public.bars b",
+        "SELECT md5(string_agg(data, '' ORDER BY loid, pageno)) FROM pg_largeobject",
+        "SELECT last_value, is_called FROM public.lonely",
+        "SELECT obj_description('public.plain'::regclass), has_table_privilege('app', 'public.plain', 'SELECT')",
+        "SELECT relowner::regrole FROM pg_class WHERE relname = 'parent'",
+        "SHOW search_path",
+        "SELECT datconnlimit, datcollate, ARRAY(SELECT a::text FROM unnest(datacl) a ORDER BY 1) FROM pg_database \
+         WHERE datname = current_database()",
+        "SELECT s.setrole::regrole, s.setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase \
+         WHERE d.datname = current_database() ORDER BY 1",
+    ] {
+        assert_eq!(cluster.query(restored, sql).await, cluster.query("rich", sql).await, "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_and_tables_of_any_name_come_back_in_one_snapshot() {
+    let mut cluster = PostgresCluster::start();
+    for (number, name) in ODD_NAMES.iter().enumerate() {
+        cluster.create_database(name).await;
+        let table = name.replace('"', "\"\"");
+        let sql = format!("CREATE TABLE \"{table}\" AS SELECT * FROM generate_series(1, {number})");
+        cluster.execute(name, &sql).await;
+    }
+    let source = cluster.source(&[]);
+    let snapshot = capture(&source).await.unwrap();
+    // Those and `postgres`, which is empty.
+    assert_eq!(snapshot.manifest.databases.len(), ODD_NAMES.len() + 1);
+    assert_eq!(snapshot.manifest.rows(), (0..ODD_NAMES.len() as u64).sum::<u64>());
+    assert!(snapshot.files.keys().all(|path| path.split('/').count() <= 2), "{:?}", snapshot.files.keys());
+
+    let report = restore(&source, &snapshot, Placement::Beside, &[]).await.unwrap();
+    assert_eq!(doubts(&report), Vec::<String>::new());
+    assert_eq!(report.items, ODD_NAMES.len() as u64 + 1);
+    for (number, name) in ODD_NAMES.iter().enumerate() {
+        let target = report.targets.iter().find(|target| target.part == *name).unwrap();
+        let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
+        assert_eq!(cluster.query(&target.restored, &sql).await, [number.to_string()]);
+    }
+    assert!(!cluster.log().contains("syntax error"), "{}", cluster.log());
+    cluster.stop_immediately();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_looks_like_an_address_can_be_connected_to_first() {
+    let cluster = PostgresCluster::start();
+    let name = "dbname=postgres host=/nowhere";
+    cluster.create_database(name).await;
+    let mut source = cluster.source(&[name]);
+    source.connect.database = name.to_owned();
+    let snapshot = capture(&source).await.unwrap();
+    assert_eq!(snapshot.manifest.databases[0].name, name);
+    restore(&source, &snapshot, Placement::Into("back".to_owned()), &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_are_those_of_the_dump_while_others_write() {
+    let cluster = PostgresCluster::start();
+    cluster.create_database("busy").await;
+    cluster
+        .execute(
+            "busy",
+            "CREATE TABLE accounts AS SELECT n AS id, 0 AS balance FROM generate_series(1, 20000) n; \
+             CREATE TABLE history (id bigserial, account int, delta int)",
+        )
+        .await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..3 {
+        let client = cluster.client("busy").await;
+        let stop = Arc::clone(&stop);
+        writers.spawn(async move {
+            let mut written = 0u32;
+            while !stop.load(Ordering::Relaxed) {
+                let sql = format!(
+                    "BEGIN; UPDATE accounts SET balance = balance + 1 WHERE id = {0}; \
+                     INSERT INTO history (account, delta) VALUES ({0}, 1); \
+                     DELETE FROM history WHERE id % 7 = {writer} AND id < {written}; COMMIT",
+                    written % 20_000 + 1
+                );
+                client.batch_execute(&sql).await.unwrap();
+                written += 1;
+            }
+            written
+        });
+    }
+    let source = cluster.source(&["busy"]);
+    for round in 0..4 {
+        let snapshot = capture(&source).await.unwrap();
+        let report =
+            restore(&source, &snapshot, Placement::Into(format!("round {round}")), &[]).await.unwrap();
+        assert_eq!(report.rows, Some(snapshot.manifest.rows()));
+        let balance = cluster.query(&format!("round {round}"), "SELECT sum(balance) FROM accounts").await;
+        assert!(snapshot.rows("busy", "public.history").unwrap() <= balance[0].parse().unwrap());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut written = 0;
+    while let Some(count) = writers.join_next().await {
+        written += count.unwrap();
+    }
+    assert!(written > 0, "the writers wrote");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_another_encoding_comes_back() {
+    let cluster = PostgresCluster::start();
+    cluster
+        .execute("postgres", "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        .await;
+    cluster
+        .execute("latin", "CREATE TABLE \"größe\" (t text); INSERT INTO \"größe\" VALUES ('ä'), ('ö')")
+        .await;
+    let source = cluster.source(&["latin"]);
+    let snapshot = capture(&source).await.unwrap();
+    assert_eq!(snapshot.rows("latin", "public.\"größe\""), Some(2));
+    assert_eq!(snapshot.manifest.databases[0].encoding.as_deref(), Some("LATIN1"));
+    let report = restore(&source, &snapshot, Placement::Into("latin2".to_owned()), &[]).await.unwrap();
+    assert_eq!(doubts(&report), Vec::<String>::new());
+    let encoding = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'latin2'";
+    assert_eq!(cluster.query("postgres", encoding).await, ["LATIN1"]);
+    let report =
+        restore(&source, &snapshot, Placement::Into("one".to_owned()), &["public.größe"]).await.unwrap();
+    assert_eq!(report.rows, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_is_a_snapshot_too() {
+    let cluster = PostgresCluster::start();
+    let source = cluster.source(&["postgres"]);
+    let snapshot = capture(&source).await.unwrap();
+    assert_eq!(snapshot.manifest.tables(), 0);
+    let position = snapshot.manifest.log_position.clone().unwrap();
+    assert!(position.contains('/'), "{position}");
+    let report = restore(&source, &snapshot, Placement::Into("empty".to_owned()), &[]).await.unwrap();
+    assert_eq!((report.rows, report.items), (Some(0), 1));
+}
