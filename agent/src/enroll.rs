@@ -1,0 +1,262 @@
+//! Enrolment: this host makes a key, proves with a one-use token that it is expected, and gets a certificate.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_model::ids::AgentName;
+use holdfast_model::secret::Secret;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_proto::v1;
+use holdfast_proto::v1::enrollment_service_client::EnrollmentServiceClient;
+use holdfast_runtime::durable_file::{self, FolderLock};
+use holdfast_runtime::tls::{CaPin, client_config_by_pin};
+
+use crate::address::ControllerAddress;
+use crate::identity::{self, Identity};
+use crate::{dial, host};
+
+/// The variable that may hold the token.
+pub const TOKEN_VARIABLE: &str = "HOLDFAST_ENROLL_TOKEN";
+/// How long the controller may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest token, in bytes.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// What an enrolment needs.
+#[derive(Debug, Clone)]
+pub struct EnrollOptions {
+    /// The controller.
+    pub controller: ControllerAddress,
+    /// The name that the token was made for.
+    pub name: AgentName,
+    /// What the controller's CA must be.
+    pub ca_pin: CaPin,
+    /// Where the identity is kept.
+    pub data_dir: PathBuf,
+    /// The one-use token.
+    pub token: Secret,
+}
+
+/// Where the token comes from; never from an argument, which every user of the host can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// A file; `-` is the standard input.
+    File(PathBuf),
+    /// The variable [`TOKEN_VARIABLE`].
+    Environment,
+}
+
+impl TokenSource {
+    /// Reads the token.
+    ///
+    /// # Errors
+    /// `HF-1006` when there is none.
+    pub fn read(&self) -> Result<Secret, Failure> {
+        let text = match self {
+            TokenSource::Environment => std::env::var(TOKEN_VARIABLE).map_err(|_| {
+                Failure::new(
+                    ErrorCode::SecretUnresolvable,
+                    format!("no enrolment token: neither --token-file nor {TOKEN_VARIABLE} is given"),
+                )
+            })?,
+            TokenSource::File(path) if path == Path::new("-") => {
+                read_token(std::io::stdin().lock(), "the standard input")?
+            }
+            TokenSource::File(path) => {
+                let what = path.display().to_string();
+                let file = std::fs::File::open(path).map_err(|error| no_token(&what, &error))?;
+                read_token(file, &what)?
+            }
+        };
+        let token = text.trim();
+        if token.is_empty() {
+            return Err(Failure::new(ErrorCode::SecretUnresolvable, "the enrolment token is empty"));
+        }
+        Ok(Secret::new(token))
+    }
+}
+
+fn read_token(from: impl std::io::Read, what: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    from.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map_err(|error| no_token(what, &error))?;
+    Ok(text)
+}
+
+fn no_token(what: &str, error: &std::io::Error) -> Failure {
+    Failure::new(ErrorCode::SecretUnresolvable, format!("the enrolment token cannot be read from {what}"))
+        .because(error.to_string())
+}
+
+/// Enrols, and keeps the identity in the data folder; an older one is replaced, but only once the new one is there.
+///
+/// # Errors
+/// `HF-6001` when the token is unknown, used or expired, `HF-6003` when the controller's CA is not the pinned one,
+/// `HF-6002` when its certificate or ours is not acceptable, `HF-4014` when an agent runs in this data folder.
+pub async fn enroll(options: &EnrollOptions) -> Result<Identity, Failure> {
+    let data_dir = &options.data_dir;
+    let _lock = lock_data_dir(data_dir)?;
+    let key = identity::new_key()?;
+    let csr_pem = identity::signing_request(&key).map_err(|error| {
+        Failure::new(ErrorCode::Internal, "no certificate request could be made").because(error.to_string())
+    })?;
+    let tls = client_config_by_pin(options.ca_pin)
+        .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
+    let channel = dial::connect(&options.controller, tls).await?;
+    let mut request = tonic::Request::new(v1::EnrollRequest {
+        token: options.token.reveal().to_owned(),
+        name: options.name.to_string(),
+        csr_pem,
+        facts: Some(host::facts()),
+    });
+    request.set_timeout(ANSWER_TIMEOUT);
+    let answer = EnrollmentServiceClient::new(channel)
+        .enroll(request)
+        .await
+        .map_err(|status| dial::failure_of(&options.controller, &status))?
+        .into_inner();
+    // The certificate of the CA itself came in the answer: it must be the one that the connection was verified by.
+    let shown = identity::pin_of(&answer.ca_pem)
+        .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
+    if shown != options.ca_pin {
+        return Err(Failure::new(
+            ErrorCode::CaPinMismatch,
+            format!("the controller sent a CA with the pin {shown}, {} was expected", options.ca_pin),
+        ));
+    }
+    let (name, controller) = (options.name.clone(), options.controller.clone());
+    Identity::establish(data_dir, name, controller, &key, answer.certificate_pem, answer.ca_pem)
+}
+
+/// Makes the data folder, private, and takes it for this process.
+///
+/// # Errors
+/// `HF-4014` when another process has it.
+pub(crate) fn lock_data_dir(data_dir: &Path) -> Result<FolderLock, Failure> {
+    durable_file::create_folders(data_dir).and_then(|()| FolderLock::take(data_dir)).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            return Failure::new(
+                ErrorCode::InUse,
+                format!("another process of an agent uses the data folder {}", data_dir.display()),
+            );
+        }
+        Failure::new(
+            ErrorCode::AgentStateDamaged,
+            format!("the data folder {} cannot be used", data_dir.display()),
+        )
+        .because(error.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_proto::v1::enrollment_service_server::{EnrollmentService, EnrollmentServiceServer};
+    use holdfast_runtime::tls::{AcceptLimits, accept_tls, server_config};
+    use holdfast_runtime::{OnEnd, Shutdown, TaskGroup};
+    use parking_lot::Mutex;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+    use crate::identity::testing::TestCa;
+
+    /// Answers as the controller does: a token works once.
+    struct Controller {
+        ca: Arc<TestCa>,
+        tokens: Mutex<Vec<String>>,
+    }
+
+    #[tonic::async_trait]
+    impl EnrollmentService for Controller {
+        async fn enroll(
+            &self,
+            request: Request<v1::EnrollRequest>,
+        ) -> Result<Response<v1::EnrollResponse>, Status> {
+            let request = request.into_inner();
+            let mut tokens = self.tokens.lock();
+            let Some(place) = tokens.iter().position(|token| *token == request.token) else {
+                let failure = Failure::new(ErrorCode::TokenInvalid, "the token is unknown, used or expired");
+                return Err(holdfast_proto::status::to_status(&failure));
+            };
+            tokens.remove(place);
+            Ok(Response::new(v1::EnrollResponse {
+                certificate_pem: self.ca.sign(&request.csr_pem),
+                ca_pem: self.ca.certificate.pem(),
+                not_after: None,
+            }))
+        }
+    }
+
+    async fn controller(tasks: &TaskGroup) -> (Arc<TestCa>, ControllerAddress) {
+        let ca = Arc::new(TestCa::new());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let config = server_config(&ca.server(), ca.certificate.der()).unwrap();
+        let incoming = accept_tls(listener, config, AcceptLimits::default(), tasks);
+        let service = Controller { ca: ca.clone(), tokens: Mutex::new(vec!["once".to_owned()]) };
+        let server = tonic::transport::Server::builder().add_service(EnrollmentServiceServer::new(service));
+        let incoming = tokio_stream::StreamExt::map(incoming, |connection| connection.map(Plain));
+        drop(tasks.spawn("server", OnEnd::Finite, server.serve_with_incoming(incoming)));
+        (ca, address)
+    }
+
+    use crate::testing::Plain;
+
+    fn options(data_dir: &Path, address: &ControllerAddress, ca_pin: CaPin, token: &str) -> EnrollOptions {
+        EnrollOptions {
+            controller: address.clone(),
+            name: AgentName::new("db1").unwrap(),
+            ca_pin,
+            data_dir: data_dir.to_owned(),
+            token: Secret::new(token),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_works_once_and_a_refusal_changes_nothing() {
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let (ca, address) = controller(&tasks).await;
+        let folder = tempfile::tempdir().unwrap();
+        let enrolled = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap();
+        let before = std::fs::read(folder.path().join(identity::FILE_NAME)).unwrap();
+        let again = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap_err();
+        assert_eq!(again.code, ErrorCode::TokenInvalid);
+        assert_eq!(std::fs::read(folder.path().join(identity::FILE_NAME)).unwrap(), before);
+        assert_eq!(enrolled.controller(), &address);
+        tasks.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_wrong_pin_ends_before_the_token_is_sent() {
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let (ca, address) = controller(&tasks).await;
+        let folder = tempfile::tempdir().unwrap();
+        let wrong = TestCa::new().pin();
+        let failure = enroll(&options(folder.path(), &address, wrong, "once")).await.unwrap_err();
+        assert_eq!(failure.code, ErrorCode::CaPinMismatch);
+        enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap();
+        tasks.cancel();
+    }
+
+    #[tokio::test]
+    async fn nothing_enrols_into_the_folder_of_a_running_agent() {
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let (ca, address) = controller(&tasks).await;
+        let folder = tempfile::tempdir().unwrap();
+        let _running = lock_data_dir(folder.path()).unwrap();
+        let failure = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap_err();
+        assert_eq!(failure.code, ErrorCode::InUse);
+        tasks.cancel();
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_file_without_its_newline() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "abc\n").unwrap();
+        assert_eq!(TokenSource::File(path).read().unwrap().reveal(), "abc");
+        let missing = TokenSource::File(folder.path().join("none")).read().unwrap_err();
+        assert_eq!(missing.code, ErrorCode::SecretUnresolvable);
+    }
+}

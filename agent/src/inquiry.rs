@@ -1,0 +1,129 @@
+//! Questions that change nothing: can this source be reached, and what would that restore do?
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_engines::{EngineContext, RestoreOrder, RunLog, SecretResolver};
+use holdfast_model::manifest::Manifest;
+use holdfast_model::run::RunSpec;
+use holdfast_model::source::Source;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_proto::convert::{document, from_document, required};
+use holdfast_proto::v1;
+use holdfast_runtime::SharedClock;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::allow_list::AllowList;
+use crate::engines::EngineFactory;
+
+/// Questions that are worked on at once.
+const AT_ONCE: usize = 4;
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Answers questions. Clones share it.
+#[derive(Clone)]
+pub struct Inquirer {
+    parts: Arc<InquirerParts>,
+    places: Arc<Semaphore>,
+}
+
+/// What answers are made with.
+pub struct InquirerParts {
+    /// Makes drivers.
+    pub engines: EngineFactory,
+    /// What may be asked for.
+    pub allow: AllowList,
+    /// Resolves secrets.
+    pub secrets: Arc<dyn SecretResolver>,
+    /// Folder for scratch files.
+    pub scratch: PathBuf,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// The log of a question: what matters is in its answer.
+struct Unheard;
+
+impl RunLog for Unheard {
+    fn info(&self, line: &str) {
+        tracing::debug!("{line}");
+    }
+
+    fn warn(&self, line: &str) {
+        tracing::info!("{line}");
+    }
+}
+
+impl Inquirer {
+    /// Answers with these parts.
+    pub fn new(parts: InquirerParts) -> Self {
+        Self { parts: Arc::new(parts), places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// The answer to a question, within a minute. Dropping the future gives up.
+    pub async fn answer(&self, inquiry: v1::Inquiry) -> v1::Answer {
+        let id = inquiry.id;
+        let cancel = CancellationToken::new();
+        // Also when this future is dropped: what an engine has started must end.
+        let _give_up = cancel.clone().drop_guard();
+        let late =
+            || Failure::new(ErrorCode::WatchTimeout, format!("no answer within {} s", TIMEOUT.as_secs()));
+        let outcome = tokio::select! {
+            outcome = self.find_out(inquiry, &cancel) => outcome,
+            () = self.parts.clock.sleep(TIMEOUT) => Err(late()),
+        };
+        let reply = match outcome {
+            Ok(text) => v1::answer::Reply::DocumentJson(text),
+            Err(failure) => v1::answer::Reply::Failure((&failure).into()),
+        };
+        v1::Answer { id, reply: Some(reply) }
+    }
+
+    async fn find_out(&self, inquiry: v1::Inquiry, cancel: &CancellationToken) -> Result<String, Failure> {
+        let _place = self.places.acquire().await;
+        let source: Source = from_document("source_json", &inquiry.source_json)?;
+        self.parts.allow.check_source(&source)?;
+        let scratch = tempfile::Builder::new().prefix("inquiry-").tempdir_in(&self.parts.scratch);
+        let scratch = scratch.map_err(|error| {
+            Failure::new(ErrorCode::AgentSpoolFull, "no scratch folder can be made")
+                .because(error.to_string())
+        })?;
+        let context = EngineContext {
+            secrets: self.parts.secrets.clone(),
+            scratch: scratch.path().to_owned(),
+            cancel: cancel.clone(),
+            log: Arc::new(Unheard),
+            clock: self.parts.clock.clone(),
+        };
+        let engine = (self.parts.engines)(&source);
+        match required("question", inquiry.question)? {
+            v1::inquiry::Question::Probe(v1::ProbeSource {}) => Ok(document(&engine.probe(&context).await?)),
+            v1::inquiry::Question::Preview(preview) => {
+                let spec: RunSpec = from_document("spec_json", &preview.spec_json)?;
+                let manifest: Manifest = from_document("manifest_json", &preview.manifest_json)?;
+                let order = restore_order(&spec, &self.parts.allow)?;
+                self.parts.allow.check_restore(&source, &order.placement)?;
+                Ok(document(&engine.preview_restore(&order, &manifest, &context).await?))
+            }
+        }
+    }
+}
+
+/// What a restore asks of the engine.
+///
+/// # Errors
+/// `HF-1001` when the run is no restore.
+pub fn restore_order(spec: &RunSpec, allow: &AllowList) -> Result<RestoreOrder, Failure> {
+    let RunSpec::Restore { snapshot, placement, only, .. } = spec else {
+        return Err(Failure::new(ErrorCode::UsageInvalid, "only a restore can be previewed"));
+    };
+    Ok(RestoreOrder {
+        placement: placement.clone(),
+        only: only.clone(),
+        snapshot_short: snapshot.short(),
+        allowed_paths: allow.restore_paths.clone(),
+    })
+}

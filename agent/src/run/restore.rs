@@ -1,0 +1,143 @@
+//! A restore: aside first, checked there, and only then, where that was asked for, swapped in between two hooks.
+
+use std::sync::Arc;
+
+use holdfast_engines::{RestoreOrder, RunLog as _, SnapshotContents};
+use holdfast_model::ids::SourceName;
+use holdfast_model::manifest::Manifest;
+use holdfast_model::restore::{CheckOutcome, Placement, RestoreReport, RestoredTarget};
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::reader::BlobReader;
+use holdfast_runtime::fail_point;
+
+use super::{Job, OpenedRepository};
+use crate::contents::RepositoryContents;
+use crate::data_plane::GrpcSource;
+use crate::executor::Outcome;
+use crate::hooks::RunHooks;
+use crate::inquiry::restore_order;
+
+pub(super) async fn run(
+    job: &Job<'_>,
+    source: &SourceName,
+    placement: &Placement,
+) -> Result<Outcome, Failure> {
+    let (context, worker) = (job.context, job.worker);
+    worker.config.allow.check_restore(&job.assignment.source, placement)?;
+    let hooks = job.hooks(source)?;
+    let order = restore_order(&job.assignment.spec, &worker.config.allow)?;
+    let manifest = job.assignment.manifest.clone().ok_or_else(|| {
+        Failure::new(ErrorCode::Unsupported, "the snapshot has no manifest: another program wrote it")
+            .at_stake("nothing was restored; its files can be restored by the program that wrote it")
+    })?;
+    context.counters.enter("opening the repository");
+    let contents = contents(job, manifest).await?;
+    let report = restore_aside(job, &order, contents).await?;
+    let report = match placement {
+        Placement::InPlace => promote(job, &hooks, report).await?,
+        Placement::Beside | Placement::Into(_) => report,
+    };
+    context.log.info(&format!(
+        "restored {} items, {} bytes written{}",
+        report.items,
+        report.bytes_written,
+        report.rows.map(|rows| format!(", {rows} rows")).unwrap_or_default(),
+    ));
+    Ok(Outcome { restored: Some(report) })
+}
+
+async fn contents(job: &Job<'_>, manifest: Manifest) -> Result<Arc<dyn SnapshotContents>, Failure> {
+    let plane = job.data_plane();
+    let repository = OpenedRepository::read(plane.open_repository().await?)?;
+    let root = repository.tree.ok_or_else(|| {
+        Failure::new(
+            ErrorCode::SnapshotUnknown,
+            "the controller did not say which snapshot is to be restored",
+        )
+    })?;
+    job.context.counters.bytes_total.set(manifest.logical_bytes);
+    let source = GrpcSource::new(&plane, job.context.counters.clone());
+    let reader = BlobReader::new(Arc::new(source), repository.sealer);
+    let clock = job.worker.clock.clone();
+    Ok(Arc::new(RepositoryContents::new(manifest, reader, root, job.context, clock)))
+}
+
+/// Restores beside everything that exists. What would be left behind by a crash is in the journal before it is made.
+async fn restore_aside(
+    job: &Job<'_>,
+    order: &RestoreOrder,
+    contents: Arc<dyn SnapshotContents>,
+) -> Result<RestoreReport, Failure> {
+    let (context, journal) = (job.context, &job.worker.journal);
+    let (engine, engine_context) = (job.engine(), job.engine_context());
+    context.counters.enter("planning");
+    let preview = engine.preview_restore(order, contents.manifest(), &engine_context).await?;
+    let possible = preview.checks.iter().all(|check| check.outcome != CheckOutcome::Failed);
+    if possible {
+        journal.expect(context.run, preview.targets).await?;
+    }
+    context.counters.enter("restoring");
+    fail_point::hit("agent-before-restore");
+    let restored = engine.restore(order, contents, &engine_context).await;
+    if let Ok(report) = &restored {
+        journal.remember(context.run, report.targets.clone()).await?;
+    }
+    journal.expect(context.run, Vec::new()).await?;
+    fail_point::hit("agent-after-restore");
+    let report = restored?;
+    match report.checks.iter().find(|check| check.outcome == CheckOutcome::Failed) {
+        None => Ok(report),
+        Some(check) => Err(Failure::new(
+            ErrorCode::RestoreMismatch,
+            format!("what was restored failed the check of its {}: {}", check.name, check.detail),
+        )
+        .at_stake(format!("nothing was replaced; what was restored is kept as {}", names(&report.targets)))),
+    }
+}
+
+/// Swaps what was restored into the place of the live data, between the hooks.
+async fn promote(job: &Job<'_>, hooks: &RunHooks, report: RestoreReport) -> Result<RestoreReport, Failure> {
+    let context = job.context;
+    if context.cancel.is_cancelled() {
+        return Err(Failure::new(
+            ErrorCode::RunCancelled,
+            "the run was cancelled before anything was replaced",
+        ));
+    }
+    context.counters.enter("swapping");
+    let targets = swap(job, hooks, &report.targets).await.map_err(|failure| {
+        failure.at_stake(format!(
+            "the live data was not replaced; what was restored is kept as {}",
+            names(&report.targets)
+        ))
+    })?;
+    job.worker.journal.remember(context.run, targets.clone()).await?;
+    Ok(RestoreReport { targets, ..report })
+}
+
+/// Runs the hook, swaps, runs the other hook whatever came of it.
+pub(super) async fn swap(
+    job: &Job<'_>,
+    hooks: &RunHooks,
+    targets: &[RestoredTarget],
+) -> Result<Vec<RestoredTarget>, Failure> {
+    let context = job.context;
+    hooks.before(&context.log, &context.cancel).await?;
+    fail_point::hit("agent-before-promote");
+    let promoted = job.engine().promote(targets, &job.stamp(), &job.engine_context()).await;
+    fail_point::hit("agent-after-promote");
+    hooks.after(&context.log).await;
+    let promoted = promoted?;
+    for target in &promoted {
+        if let Some(kept) = &target.kept {
+            context
+                .log
+                .info(&format!("{} is the restored data now, the former is kept as {kept}", target.live));
+        }
+    }
+    Ok(promoted)
+}
+
+fn names(targets: &[RestoredTarget]) -> String {
+    targets.iter().map(|target| target.restored.as_str()).collect::<Vec<_>>().join(", ")
+}

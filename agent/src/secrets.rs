@@ -1,0 +1,50 @@
+//! Secrets of sources, resolved on this host, within what its own configuration allows.
+
+use async_trait::async_trait;
+use holdfast_engines::secrets::LocalSecretResolver;
+use holdfast_engines::{EngineError, SecretResolver};
+use holdfast_model::secret::{Secret, SecretRef};
+
+use crate::allow_list::AllowList;
+
+/// Refuses commands that the configuration does not list: the controller must not be able to run anything here.
+#[derive(Debug, Clone)]
+pub struct AllowedSecrets {
+    resolver: LocalSecretResolver,
+    allow: AllowList,
+}
+
+impl AllowedSecrets {
+    /// A resolver over the environment of this process.
+    pub fn new(allow: AllowList) -> Self {
+        Self { resolver: LocalSecretResolver::from_process(), allow }
+    }
+}
+
+#[async_trait]
+impl SecretResolver for AllowedSecrets {
+    async fn resolve(&self, reference: &SecretRef) -> Result<Secret, EngineError> {
+        if let SecretRef::Command(argv) = reference {
+            self.allow.check_command(argv).map_err(|failure| {
+                EngineError::new(failure.code, failure.message).caused_by(failure.why.join(": "))
+            })?;
+        }
+        self.resolver.resolve(reference).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::ErrorCode;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_is_not_listed_is_not_run() {
+        let reference = SecretRef::Command(vec!["/bin/echo".to_owned(), "secret".to_owned()]);
+        let refused = AllowedSecrets::new(AllowList::default()).resolve(&reference).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::NotAllowedHere);
+        let allow = AllowList { commands: vec!["/bin/echo".into()], ..AllowList::default() };
+        assert_eq!(AllowedSecrets::new(allow).resolve(&reference).await.unwrap().reveal(), "secret");
+    }
+}
