@@ -57,6 +57,7 @@ fn main() -> Result<(), Failure> {
         sink: Arc::clone(&sink) as _,
         counters: Arc::default(),
         cancel: tokio_util::sync::CancellationToken::new(),
+        gate: None,
     };
     let opened = began.elapsed();
     let parent = match parent {

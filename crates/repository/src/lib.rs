@@ -1,9 +1,11 @@
 //! The repository: an encrypted, deduplicated store in the restic format, version 2, in one storage.
 
+pub mod check;
 pub mod chunker;
 pub mod config;
 pub mod crypto;
 mod error;
+pub mod extract;
 pub mod format;
 pub mod id;
 pub mod index;

@@ -36,10 +36,14 @@ mod shared;
 mod sink_thread;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use feed::{OwnFile, SnapshotWriter};
 pub use options::{
-    Parent, StoredContent, TreeSource, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters,
-    WriteEntry, WriteOptions, WriteTotals, WriterContext, Written,
+    FileGate, FileIdentity, FilePass, Parent, StoredContent, TreeSource, UNREADABLE_NAMED_MAX,
+    UnreadableFile, WriteContent, WriteCounters, WriteEntry, WriteOptions, WriteTotals, WriterContext,
+    Written,
 };
 
 pub use parent_trees::ParentTrees;

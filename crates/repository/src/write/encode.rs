@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use holdfast_runtime::fail_point;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::options::WriteOptions;
@@ -64,6 +65,10 @@ impl Encoder {
             (content.len(), None)
         };
         let sealed = &mut self.sealed[..IV_BYTES + text_bytes + TAG_BYTES];
+        if fail_point::hit_io("repository.encode.damage").is_err() {
+            // What broken memory does, for a test.
+            sealed[IV_BYTES + text_bytes / 2] ^= 1;
+        }
         self.sealer.seal_in_place(sealed);
         if self.verify {
             self.sealer.open(sealed, &mut self.opened).map_err(|_| mismatch("it did not open"))?;

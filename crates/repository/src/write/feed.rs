@@ -12,8 +12,8 @@ use super::OWN_FOLDER;
 use super::fill::{Cutting, Fill, Pipeline, ReadContent, ReadFailed};
 use super::folders::{FinishedTree, Folders, Outcome, ROOT, Ticket};
 use super::options::{
-    Parent, TreeSource, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters, WriteEntry,
-    WriteOptions, WriterContext, Written,
+    FileIdentity, Parent, TreeSource, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters,
+    WriteEntry, WriteOptions, WriterContext, Written,
 };
 use super::shared::{Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
 use super::sink_thread::SinkThread;
@@ -189,7 +189,7 @@ impl SnapshotWriter {
         while let Ok(contents) = self.contents.try_recv() {
             self.take_contents(contents)?;
         }
-        let WriteEntry { path, mut metadata, content } = entry;
+        let WriteEntry { path, metadata, content } = entry;
         let (folder, name) = self.locate(&path)?;
         let parent = if self.parent_trees.is_some() { self.folders.parent_node(folder, name) } else { None };
         let counters = &self.shared.counters;
@@ -225,16 +225,32 @@ impl SnapshotWriter {
                 let cutting = Cutting::Fixed(fixed_chunk_bytes(metadata.size, page_bytes));
                 self.read_later(folder, name, metadata, file, cutting)
             }
-            WriteContent::Stream(mut stream) => {
-                self.send_job()?;
-                let content = self.read_stream(&path, stream.as_mut())?;
-                metadata.size = content.size;
-                self.written.streams.insert(path.clone(), content.size);
-                self.add_known(folder, name, metadata, content);
-                Ok(())
+            WriteContent::Stream(stream) => {
+                self.add_stream(folder, &path, metadata, stream, Cutting::ByContent)
+            }
+            WriteContent::PageStream { reader, page_bytes } => {
+                let cutting = Cutting::Fixed(fixed_chunk_bytes(metadata.size, page_bytes));
+                self.add_stream(folder, &path, metadata, reader, cutting)
             }
         }
         .and_then(|()| self.send_trees(false))
+    }
+
+    fn add_stream(
+        &mut self,
+        folder: usize,
+        path: &[u8],
+        mut metadata: NodeMetadata,
+        mut stream: Box<dyn Read + Send>,
+        cutting: Cutting,
+    ) -> Result<(), Failed> {
+        self.send_job()?;
+        let content = self.read_stream(path, stream.as_mut(), cutting)?;
+        metadata.size = content.size;
+        self.written.streams.insert(path.to_vec(), content.size);
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+        self.add_known(folder, name, metadata, content);
+        Ok(())
     }
 
     fn add_known(&mut self, folder: usize, name: &[u8], metadata: NodeMetadata, content: ReadContent) {
@@ -303,11 +319,13 @@ impl SnapshotWriter {
         cutting: Cutting,
     ) -> Result<(), Failed> {
         let size = metadata.size;
+        let identity = FileIdentity { device_id: metadata.device_id, inode: metadata.inode };
+        let identity = Some(identity).filter(|identity| identity.inode != 0);
         let ticket = self.folders.wait(folder, name, metadata);
         if size >= JOB_BYTES {
             self.send_job()?;
         }
-        self.job.push(FileJob { ticket, path, cutting });
+        self.job.push(FileJob { ticket, path, identity, cutting });
         self.job_bytes += size;
         if self.job_bytes >= JOB_BYTES || self.job.len() >= JOB_FILES {
             self.send_job()?;
@@ -362,10 +380,11 @@ impl SnapshotWriter {
         &mut self,
         path: &[u8],
         mut stream: &mut (dyn Read + Send),
+        cutting: Cutting,
     ) -> Result<ReadContent, Failed> {
         let mut content = ReadContent::default();
         let mut fill = Fill::new(self)?;
-        match fill.read(&mut stream, None, Cutting::ByContent, &mut content, self) {
+        match fill.read(&mut stream, None, cutting, &mut content, self) {
             Ok(()) => {
                 fill.finish(self)?;
                 Ok(content)
@@ -444,7 +463,8 @@ impl SnapshotWriter {
     fn write_own_folder(&mut self, files: &[OwnFile], time: FileTime) -> Result<BlobId, Failed> {
         let mut encoder = TreeEncoder::new();
         for file in files {
-            let content = self.read_stream(file.name.as_bytes(), &mut file.bytes.as_slice())?;
+            let content =
+                self.read_stream(file.name.as_bytes(), &mut file.bytes.as_slice(), Cutting::ByContent)?;
             let mut metadata = NodeMetadata::plain(NodeType::File, 0o644, time);
             metadata.links = 1;
             encoder.push_file(file.name.as_bytes(), &metadata, content.size, &content.blobs);

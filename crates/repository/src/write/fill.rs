@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::options::WriteCounters;
+use super::options::{FileIdentity, WriteCounters};
 use super::shared::{BUFFER_BYTES, Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
 use crate::id::{BlobId, BlobType};
 
@@ -77,11 +77,16 @@ impl Fill {
     pub(super) fn read_file(
         &mut self,
         path: &Path,
+        identity: Option<FileIdentity>,
         cutting: Cutting,
         pipeline: &mut impl Pipeline,
     ) -> Result<ReadContent, ReadFailed> {
         let (filled, chunks) = (self.filled, self.chunks.len());
-        let (mut file, size) = open_regular(path).map_err(ReadFailed::Source)?;
+        let gate = pipeline.shared().gate.as_ref();
+        let pass = gate.zip(identity).map(|(gate, identity)| gate.pass(identity)).transpose();
+        // Declared before the file, hence dropped after it is closed.
+        let _pass = pass.map_err(|reason| ReadFailed::Source(io::Error::other(reason)))?;
+        let (mut file, size) = open_regular(path, identity).map_err(ReadFailed::Source)?;
         let mut content = ReadContent::default();
         let read = self.read(&mut file, Some(size), cutting, &mut content, pipeline);
         if read.is_err() {
@@ -155,13 +160,17 @@ impl Fill {
 }
 
 /// Opens a regular file without following a link, and without waiting if it has become a pipe.
-fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+fn open_regular(path: &Path, identity: Option<FileIdentity>) -> io::Result<(File, u64)> {
     use rustix::fs::{Advice, OFlags};
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file any more"));
+    }
+    let found = FileIdentity { device_id: metadata.dev(), inode: metadata.ino() };
+    if identity.is_some_and(|expected| expected != found) {
+        return Err(io::Error::other("it was replaced while it was being backed up"));
     }
     if metadata.size() >= READ_AHEAD_BYTES {
         // Advice only: a file system that knows none of it reads as it always does.

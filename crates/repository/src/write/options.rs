@@ -62,6 +62,29 @@ pub struct WriterContext {
     pub counters: Arc<WriteCounters>,
     /// Stops everything within a second, except a read of a stream that blocks.
     pub cancel: CancellationToken,
+    /// Asked before a file of this host is opened; without one every file may be.
+    pub gate: Option<Arc<dyn FileGate>>,
+}
+
+/// Which file: device and inode, as the metadata of its entry say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Number of its device.
+    pub device_id: u64,
+    /// Number of its inode.
+    pub inode: u64,
+}
+
+/// Keeps a pass as long as the file is open.
+pub type FilePass = Box<dyn std::any::Any + Send>;
+
+/// Decides which files of this host may be opened now.
+pub trait FileGate: Send + Sync {
+    /// Leave to open this file until the pass is dropped, which is after the file is closed. Must not wait.
+    ///
+    /// # Errors
+    /// Why it may not be opened; it then counts as unreadable.
+    fn pass(&self, file: FileIdentity) -> Result<FilePass, String>;
 }
 
 /// One item of a snapshot.
@@ -90,6 +113,13 @@ pub enum WriteContent {
     },
     /// A stream. Always read, on the thread that feeds the writer. An error of it ends the backup.
     Stream(Box<dyn Read + Send>),
+    /// A stream of database pages of this size, cut at fixed multiples of them; the metadata say how long it will be.
+    PageStream {
+        /// The pages in order.
+        reader: Box<dyn Read + Send>,
+        /// Bytes of a page.
+        page_bytes: u32,
+    },
     /// Blobs that the repository has, such as the base of a page file.
     Known(StoredContent),
 }

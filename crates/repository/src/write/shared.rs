@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
 
 use super::in_flight::InFlight;
-use super::options::{WriteCounters, WriteOptions, WriterContext};
+use super::options::{FileGate, WriteCounters, WriteOptions, WriterContext};
 use crate::chunker::Chunker;
 use crate::crypto::Sealer;
 use crate::error::RepositoryError;
@@ -75,6 +75,7 @@ pub(super) struct Shared {
     pub(super) chunker: Chunker,
     pub(super) counters: Arc<WriteCounters>,
     pub(super) options: WriteOptions,
+    pub(super) gate: Option<Arc<dyn FileGate>>,
     pub(super) in_flight: Mutex<InFlight>,
     pub(super) buffers: Receiver<Buffer>,
     free_buffers: Sender<Buffer>,
@@ -103,6 +104,7 @@ impl Shared {
             chunker: context.chunker.clone(),
             counters: Arc::clone(&context.counters),
             options,
+            gate: context.gate.clone(),
             in_flight: Mutex::default(),
             buffers,
             free_buffers,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::encode::Encoder;
 use super::fill::{Cutting, Fill, Pipeline, ReadContent, ReadFailed};
 use super::folders::Ticket;
-use super::options::WriteCounters;
+use super::options::{FileIdentity, WriteCounters};
 use super::shared::{Batch, Buffer, Shared, Stopped};
 use crate::error::RepositoryError;
 use crate::id::BlobType;
@@ -21,6 +21,8 @@ pub(super) type Job = Vec<FileJob>;
 pub(super) struct FileJob {
     pub(super) ticket: Ticket,
     pub(super) path: PathBuf,
+    /// Which file it was when its metadata were read.
+    pub(super) identity: Option<FileIdentity>,
     pub(super) cutting: Cutting,
 }
 
@@ -102,7 +104,7 @@ impl Worker {
         let mut fill = Fill::new(self)?;
         let mut contents = Vec::with_capacity(job.len());
         for file in job {
-            let content = match fill.read_file(&file.path, file.cutting, self) {
+            let content = match fill.read_file(&file.path, file.identity, file.cutting, self) {
                 Ok(content) => Ok(content),
                 Err(ReadFailed::Source(error)) => Err(error.to_string()),
                 Err(ReadFailed::Stopped) => return Err(Stopped),
