@@ -1,0 +1,310 @@
+//! Is the repository what it must be?
+//!
+//! * **Structure**: keys and config open; index ↔ packs: each pack that the index names is there and has the size that
+//!   its blobs and header add up to; snapshots ↔ trees ↔ index: every snapshot opens, every folder below it opens and
+//!   verifies, every blob of every file is in the index and their lengths add up to the file's size.
+//! * **Data**, when asked for: every byte of every pack is read; its hash is compared with its name, its header with
+//!   the index, every blob is opened and its content hashed.
+//!
+//! Each [`Finding`] names the object and, where content is concerned, the snapshots that it touches. Whatever is wrong
+//! with an object is a finding and the check goes on; only a storage that cannot be asked ends it with an error.
+
+mod data;
+mod structure;
+mod touch;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_model::ErrorCode;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+pub use data::{PackVerdict, verify_pack};
+
+use crate::error::RepositoryError;
+use crate::format::ObjectName;
+use crate::id::{BlobId, IdSet, PackId, SnapshotId};
+use crate::repository::Repository;
+use crate::storage::StorageErrorKind;
+
+/// Findings that are kept; the rest is counted.
+const FINDINGS_KEPT: usize = 1000;
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Read and open every byte of every pack. Costs the time of reading the whole repository.
+    pub read_data: bool,
+    /// Threads that open blobs; the number of cores when missing.
+    pub threads: Option<usize>,
+}
+
+/// Counts that grow while a check runs.
+#[derive(Debug, Default)]
+pub struct CheckProgress {
+    /// Folders that were opened.
+    pub trees: AtomicU64,
+    /// Packs that were read whole.
+    pub packs_read: AtomicU64,
+    /// Bytes of packs that were read whole.
+    pub bytes_read: AtomicU64,
+}
+
+/// What is wrong with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// It is referred to and not there.
+    Missing,
+    /// It does not open, or is not what its name, its header or the index say.
+    Damaged,
+    /// Two objects say different things about it.
+    Contradiction,
+    /// Nothing refers to it. Harmless: a writer that died left it, or it is being written.
+    Unreferenced,
+}
+
+impl FindingKind {
+    /// Whether something cannot be restored, or may not be.
+    pub fn is_harmful(self) -> bool {
+        self != FindingKind::Unreferenced
+    }
+
+    /// The word for it in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FindingKind::Missing => "missing",
+            FindingKind::Damaged => "damaged",
+            FindingKind::Contradiction => "contradictory",
+            FindingKind::Unreferenced => "unreferenced",
+        }
+    }
+
+    /// The stable code; `None` for what is harmless.
+    pub fn code(self) -> Option<ErrorCode> {
+        match self {
+            FindingKind::Missing => Some(ErrorCode::ObjectMissing),
+            FindingKind::Damaged | FindingKind::Contradiction => Some(ErrorCode::ObjectDamaged),
+            FindingKind::Unreferenced => None,
+        }
+    }
+}
+
+/// What a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FindingObject {
+    /// An object of the storage.
+    Object(ObjectName),
+    /// A blob within a pack.
+    Blob {
+        /// The blob.
+        blob: BlobId,
+        /// Where the index says it is; `None` when it does not know it.
+        pack: Option<PackId>,
+    },
+}
+
+impl fmt::Display for FindingObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FindingObject::Object(name) => write!(f, "{} {name}", name.kind()),
+            FindingObject::Blob { blob, pack: Some(pack) } => {
+                write!(f, "blob {blob} in {}", ObjectName::Pack(*pack))
+            }
+            FindingObject::Blob { blob, pack: None } => write!(f, "blob {blob}"),
+        }
+    }
+}
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong.
+    pub kind: FindingKind,
+    /// With what.
+    pub object: FindingObject,
+    /// The particulars, with the numbers.
+    pub detail: String,
+    /// The snapshots that need it, sorted. Empty for what concerns no content, and when the snapshots cannot be read.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}: {}", self.object, self.kind.as_str(), self.detail)?;
+        match self.snapshots.len() {
+            0 => Ok(()),
+            1 => write!(f, " (touches snapshot {})", self.snapshots[0].short()),
+            n => write!(f, " (touches {n} snapshots, {} is the first)", self.snapshots[0].short()),
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Keys looked at.
+    pub keys: u64,
+    /// Index objects read.
+    pub indexes: u64,
+    /// Snapshots read.
+    pub snapshots: u64,
+    /// Packs in the storage.
+    pub packs: u64,
+    /// Bytes of these packs.
+    pub pack_bytes: u64,
+    /// Blobs in the index.
+    pub blobs: u64,
+    /// Different folders opened.
+    pub trees: u64,
+    /// Files seen in them; a file in an unchanged folder counts once for all snapshots.
+    pub files: u64,
+    /// Packs read whole.
+    pub packs_read: u64,
+    /// Bytes of packs read whole.
+    pub bytes_read: u64,
+    /// Blobs opened and hashed while packs were read whole.
+    pub blobs_read: u64,
+    /// The findings, the first thousand, sorted by object.
+    pub findings: Vec<Finding>,
+    /// How many there were.
+    pub findings_total: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing harmful was found.
+    pub fn is_sound(&self) -> bool {
+        self.findings_total == self.findings.len() as u64
+            && !self.findings.iter().any(|finding| finding.kind.is_harmful())
+    }
+}
+
+/// What the parts of a check share.
+struct Checker {
+    repository: Repository,
+    options: CheckOptions,
+    progress: Arc<CheckProgress>,
+    token: CancellationToken,
+    handle: Handle,
+    report: Mutex<CheckReport>,
+    lost: Mutex<Lost>,
+}
+
+/// What cannot be restored, for finding out which snapshots need it.
+#[derive(Debug, Default)]
+struct Lost {
+    packs: IdSet<PackId>,
+    blobs: IdSet<BlobId>,
+}
+
+impl Checker {
+    fn find(&self, kind: FindingKind, object: FindingObject, detail: impl Into<String>) {
+        let mut report = self.report.lock();
+        report.findings_total += 1;
+        if report.findings.len() < FINDINGS_KEPT {
+            report.findings.push(Finding { kind, object, detail: detail.into(), snapshots: Vec::new() });
+        }
+    }
+
+    /// Turns what is wrong with an object into a finding, and what is wrong with the storage into an error.
+    fn find_error(&self, object: FindingObject, error: RepositoryError) -> Result<(), RepositoryError> {
+        let Some(kind) = kind_of(&error) else { return Err(error) };
+        self.find(kind, object, reason(&error));
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.options.threads.unwrap_or_else(cores).clamp(1, 64)
+    }
+
+    fn cancelled(&self) -> Result<(), RepositoryError> {
+        if self.token.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits for a call, unless the check is cancelled.
+    fn wait<T>(&self, call: impl Future<Output = Result<T, RepositoryError>>) -> Result<T, RepositoryError> {
+        let done = self.handle.block_on(self.token.run_until_cancelled(call));
+        done.unwrap_or(Err(RepositoryError::Cancelled))
+    }
+}
+
+/// What is wrong with the object that the error is about; `None` when the error is not about an object.
+fn kind_of(error: &RepositoryError) -> Option<FindingKind> {
+    match error {
+        RepositoryError::Storage(storage) => match storage.kind() {
+            StorageErrorKind::NotFound => Some(FindingKind::Missing),
+            StorageErrorKind::Damaged => Some(FindingKind::Damaged),
+            _ => None,
+        },
+        RepositoryError::BlobMissing { .. } => Some(FindingKind::Missing),
+        RepositoryError::Damaged { .. }
+        | RepositoryError::LimitExceeded { .. }
+        | RepositoryError::UnsafeName { .. }
+        | RepositoryError::Unsupported { .. } => Some(FindingKind::Damaged),
+        _ => None,
+    }
+}
+
+/// What a finding says of an error: the particulars without the name of the object, which the finding has itself.
+fn reason(error: &RepositoryError) -> String {
+    match error {
+        RepositoryError::Damaged { reason, .. } => reason.clone(),
+        RepositoryError::Storage(storage) => storage.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Checks a repository. Works on threads of its own; dropping the future cancels it. Memory: the index (60 bytes per
+/// blob) and 32 bytes per folder.
+///
+/// # Errors
+/// Those of a storage that cannot be asked, and `HF-4010` when cancelled.
+pub async fn check(
+    repository: &Repository,
+    options: CheckOptions,
+    progress: Arc<CheckProgress>,
+    cancelled: &CancellationToken,
+) -> Result<CheckReport, RepositoryError> {
+    let token = cancelled.child_token();
+    let _cancel_when_dropped = token.clone().drop_guard();
+    let checker = Checker {
+        repository: repository.clone(),
+        options,
+        progress,
+        token,
+        handle: Handle::current(),
+        report: Mutex::default(),
+        lost: Mutex::default(),
+    };
+    match tokio::task::spawn_blocking(move || checker.run()).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(RepositoryError::Cancelled),
+    }
+}
+
+impl Checker {
+    fn run(self) -> Result<CheckReport, RepositoryError> {
+        self.check_keys()?;
+        let packs = self.list_packs()?;
+        let index = Arc::new(self.check_index(&packs)?);
+        let snapshots = self.check_snapshots()?;
+        self.check_trees(&index, &snapshots)?;
+        if self.options.read_data {
+            self.check_data(&packs, &index)?;
+        }
+        self.name_snapshots(&index, &snapshots)?;
+        let mut report = self.report.into_inner();
+        report.trees = self.progress.trees.load(Ordering::Relaxed);
+        report.packs_read = self.progress.packs_read.load(Ordering::Relaxed);
+        report.bytes_read = self.progress.bytes_read.load(Ordering::Relaxed);
+        report.findings.sort_by(|a, b| (a.object, a.kind, &a.detail).cmp(&(b.object, b.kind, &b.detail)));
+        Ok(report)
+    }
+}

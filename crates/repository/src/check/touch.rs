@@ -1,0 +1,106 @@
+//! Which snapshots need what is lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::structure::Roots;
+use super::{Checker, FindingObject, kind_of};
+use crate::error::RepositoryError;
+use crate::format::ObjectName;
+use crate::id::{BlobId, IdMap, IdSet, PackId, SnapshotId};
+use crate::index::MemoryIndex;
+use crate::reader::{BlobReader, LocalSource};
+use crate::tree::NodeType;
+
+/// What of the lost things the folders at and below a tree need.
+#[derive(Debug, Default)]
+struct Needed {
+    blobs: IdSet<BlobId>,
+    packs: IdSet<PackId>,
+}
+
+impl Checker {
+    /// Adds to each finding the snapshots that it touches. Costs a second walk through each snapshot, and nothing when
+    /// nothing is lost.
+    pub(super) fn name_snapshots(
+        &self,
+        index: &Arc<MemoryIndex>,
+        roots: &Roots,
+    ) -> Result<(), RepositoryError> {
+        {
+            let mut report = self.report.lock();
+            for finding in &mut report.findings {
+                if let FindingObject::Object(ObjectName::Snapshot(id)) = finding.object {
+                    finding.snapshots = vec![id];
+                }
+            }
+            let mut lost = self.lost.lock();
+            let damaged = report.findings.iter().filter(|finding| finding.kind.is_harmful());
+            lost.packs.extend(damaged.filter_map(|finding| match finding.object {
+                FindingObject::Object(ObjectName::Pack(pack)) => Some(pack),
+                _ => None,
+            }));
+            if lost.packs.is_empty() && lost.blobs.is_empty() {
+                return Ok(());
+            }
+        }
+        let mut touched_by_blob: IdMap<BlobId, Vec<SnapshotId>> = HashMap::default();
+        let mut touched_by_pack: IdMap<PackId, Vec<SnapshotId>> = HashMap::default();
+        let source = LocalSource::new(Arc::clone(self.repository.store()), Arc::clone(index));
+        let reader = BlobReader::new(Arc::new(source), Arc::clone(self.repository.sealer()));
+        for (snapshot, root) in roots {
+            let needed = self.needed_by(&reader, index, *root)?;
+            needed.blobs.into_iter().for_each(|id| touched_by_blob.entry(id).or_default().push(*snapshot));
+            needed.packs.into_iter().for_each(|id| touched_by_pack.entry(id).or_default().push(*snapshot));
+        }
+        for finding in &mut self.report.lock().findings {
+            let touched = match finding.object {
+                FindingObject::Blob { blob, .. } => touched_by_blob.get(&blob),
+                FindingObject::Object(ObjectName::Pack(pack)) => touched_by_pack.get(&pack),
+                FindingObject::Object(_) => None,
+            };
+            if let Some(snapshots) = touched {
+                finding.snapshots.clone_from(snapshots);
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks one snapshot, past the folders that cannot be opened.
+    fn needed_by(
+        &self,
+        reader: &BlobReader,
+        index: &MemoryIndex,
+        root: BlobId,
+    ) -> Result<Needed, RepositoryError> {
+        let lost = self.lost.lock();
+        let mut needed = Needed::default();
+        let mut seen: IdSet<BlobId> = IdSet::default();
+        let mut waiting = vec![root];
+        let need = |needed: &mut Needed, id: &BlobId| {
+            if lost.blobs.contains(id) {
+                needed.blobs.insert(*id);
+            }
+            if let Some(pack) = index.get(id).map(|found| found.pack).filter(|pack| lost.packs.contains(pack))
+            {
+                needed.packs.insert(pack);
+            }
+        };
+        while let Some(id) = waiting.pop() {
+            self.cancelled()?;
+            need(&mut needed, &id);
+            let tree = match self.wait(reader.load_tree(id)) {
+                Ok(tree) => tree,
+                Err(error) if kind_of(&error).is_some() => continue,
+                Err(error) => return Err(error),
+            };
+            for node in &tree.nodes {
+                node.content.iter().for_each(|blob| need(&mut needed, blob));
+                if node.metadata.node_type == NodeType::Directory {
+                    waiting.extend(node.subtree.filter(|subtree| seen.insert(*subtree)));
+                }
+            }
+        }
+        Ok(needed)
+    }
+}

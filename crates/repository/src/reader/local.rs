@@ -1,0 +1,39 @@
+//! A source of blobs in this process: a storage and an index in memory.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{BlobPlace, BlobSource};
+use crate::error::RepositoryError;
+use crate::format::ObjectName;
+use crate::id::{BlobId, PackId};
+use crate::index::MemoryIndex;
+use crate::storage::ObjectStore;
+
+/// A storage and an index in memory.
+#[derive(Clone)]
+pub struct LocalSource {
+    store: Arc<dyn ObjectStore>,
+    index: Arc<MemoryIndex>,
+}
+
+impl LocalSource {
+    /// Blobs of the packs in this storage, found by this index.
+    pub fn new(store: Arc<dyn ObjectStore>, index: Arc<MemoryIndex>) -> Self {
+        Self { store, index }
+    }
+}
+
+#[async_trait]
+impl BlobSource for LocalSource {
+    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
+        Ok(ids.iter().map(|id| self.index.get(id).map(BlobPlace::from)).collect())
+    }
+
+    async fn read(&self, pack: PackId, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
+        let name = ObjectName::Pack(pack);
+        Ok(self.store.get_range(&name, u64::from(offset), u64::from(length)).await?)
+    }
+}
