@@ -20,7 +20,16 @@ use holdfast_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 mod error;
+pub mod file_gate;
+pub mod files;
+mod path_target;
+pub mod postgres;
 pub mod secrets;
+pub mod sqlite;
+#[cfg(test)]
+mod test_support;
+#[cfg(feature = "test-util")]
+pub mod testing;
 pub mod tool;
 
 pub use error::EngineError;
@@ -163,7 +172,7 @@ pub struct StoredSummary {
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Bytes read from each stream, by its path.
+    /// Bytes read from each stream, page streams included, by its path.
     pub streams: BTreeMap<Vec<u8>, u64>,
     /// Files that could not be read, at most [`holdfast_model::manifest::UNREADABLE_NAMED_MAX`].
     pub unreadable: Vec<UnreadableItem>,
@@ -186,12 +195,23 @@ pub enum Content {
     /// None: folders, symbolic links, devices, sockets, pipes.
     None,
     /// A regular file on this host. The pipeline opens it, and need not when size, mtime, ctime and inode are those of
-    /// the last snapshot.
+    /// the last snapshot. It opens it without following a symbolic link and without waiting for a pipe
+    /// (`O_NOFOLLOW | O_NONBLOCK`), under a pass of [`file_gate::FILE_GATE`], and takes it as unreadable when device and
+    /// inode are not those of the metadata any more.
     File(PathBuf),
     /// A regular file of fixed pages, cut at multiples of the page size. Always read.
     Pages {
         /// The file.
         path: PathBuf,
+        /// Size of a page in bytes, a power of two.
+        page_bytes: u32,
+    },
+    /// The pages of a database file as a stream, cut at multiples of the page size like [`Content::Pages`]. Always read,
+    /// to its end; its length is [`Metadata::size`], and [`Capture::finish`] compares. Counts among
+    /// [`StoredSummary::streams`].
+    PageStream {
+        /// The pages in order.
+        reader: Box<dyn Read + Send>,
         /// Size of a page in bytes, a power of two.
         page_bytes: u32,
     },
@@ -329,4 +349,20 @@ pub struct ExtractReport {
     pub bytes_unchanged: u64,
     /// What could not be restored exactly (an owner, an attribute), at most a hundred.
     pub warnings: Vec<String>,
+}
+
+/// Runs what blocks (file systems, SQLite) on a thread that may block, and waits for it.
+async fn blocking<T, F>(work: F) -> Result<T, EngineError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, EngineError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => {
+            Err(EngineError::new(holdfast_model::ErrorCode::AgentDraining, "the process is ending")
+                .caused_by(error))
+        }
+    }
 }

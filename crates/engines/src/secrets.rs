@@ -168,7 +168,7 @@ fn read_regular_file(path: &Path, guard: Guard) -> Result<Vec<u8>, Unresolved> {
             return Err(Unresolved {
                 why: format!("others than its owner may use it (mode {mode:04o})"),
                 source: None,
-                fix: Some(format!("chmod 600 {}", path.display())),
+                fix: Some(format!("chmod 600 {}", shell_word(path))),
             });
         }
         let owner = metadata.uid();
@@ -185,6 +185,13 @@ fn read_regular_file(path: &Path, guard: Guard) -> Result<Vec<u8>, Unresolved> {
         .read_to_end(&mut bytes)
         .map_err(|error| io_failed("it cannot be read", error))?;
     Ok(bytes)
+}
+
+/// A path as one word of a shell command.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn without_newline(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -278,6 +285,12 @@ mod tests {
         let path = file(folder.path(), "pass", b"canary", 0o644);
         let error = resolver(&[]).resolve(&SecretRef::File(path.clone())).await.unwrap_err();
         assert_eq!(holdfast_model::Failure::from(error).next, [format!("chmod 600 {}", path.display())]);
+    }
+
+    #[test]
+    fn commands_to_try_next_can_be_pasted() {
+        assert_eq!(shell_word(Path::new("/etc/holdfast/pg.pass")), "/etc/holdfast/pg.pass");
+        assert_eq!(shell_word(Path::new("/a b/it's")), "'/a b/it'\\''s'");
     }
 
     #[tokio::test]

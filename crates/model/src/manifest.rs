@@ -81,6 +81,9 @@ pub struct DatabaseManifest {
     /// Encoding of the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
+    /// Settings that belong to the database itself, such as SQLite's `page_size` and `user_version`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
     /// Size in bytes as the engine measures it.
     pub logical_bytes: u64,
 }
