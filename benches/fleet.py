@@ -1,5 +1,6 @@
 """A controller, an agent and the command line, started as the README's five-minute start does it."""
 
+import json
 import os
 import secrets
 import signal
@@ -52,34 +53,32 @@ class Fleet:
             f"api: holdfast/v1\ngrpc: {{ listen: 127.0.0.1:{self.port} }}\ntls: {{ names: [localhost, 127.0.0.1] }}\n"
             f"data_dir: {self.folder / 'controller'}\n",
         )
-        self.start("controller", "holdfast-controller", "run", "--config", self.folder / "controller.yaml")
-        self.wait_for(lambda: self.try_cli("status").returncode == 0, "the controller")
+        token, ca = self.folder / "operator.token", self.folder / "ca.pem"
+        config = ("--config", self.folder / "controller.yaml")
+        self.run("holdfast-controller", "init", *config, "--token-file", token, "--ca-file", ca)
+        self.start("controller", "holdfast-controller", "run", *config)
+        self.environment |= {
+            "HOLDFAST_SERVER": f"https://127.0.0.1:{self.port}",
+            "HOLDFAST_TOKEN_FILE": str(token),
+            "HOLDFAST_CA_FILE": str(ca),
+        }
+        self.wait_for(lambda: self.try_cli("whoami").returncode == 0, "the controller")
 
     def enroll_agent(self):
-        self.write(
-            "agent.yaml",
-            f"api: holdfast/v1\ncontroller: https://127.0.0.1:{self.port}\nname: bench\n"
-            f"data_dir: {self.folder / 'agent'}\nallow: {{ restore_paths: [{self.folder}] }}\n",
-        )
-        token = self.folder / "enroll.token"
-        token.write_text(self.cli("agent", "enroll", "bench", "-o", "name"))
-        token.chmod(0o600)
-        subprocess.run(
-            [PROGRAMS / "holdfast-agent", "enroll", "--config", self.folder / "agent.yaml", "--token-file", token],
-            env=self.environment,
-            check=True,
-        )
+        data_dir, token = self.folder / "agent", self.folder / "enroll.token"
+        self.write("agent.yaml", f"api: holdfast/v1\ndata_dir: {data_dir}\nallow: {{ restore_paths: [{self.folder.parent}] }}\n")
+        enrollment = json.loads(self.cli("agent", "enroll", "bench", "-o", "json"))["items"][0]
+        self.write(token.name, enrollment["token"])
+        where = ("--controller", f"https://127.0.0.1:{self.port}", "--name", "bench", "--ca-pin", enrollment["ca_pin"])
+        self.run("holdfast-agent", "enroll", *where, "--data-dir", data_dir, "--token-file", token)
         self.start("agent", "holdfast-agent", "run", "--config", self.folder / "agent.yaml")
         self.wait_for(lambda: b"online" in self.try_cli("agent", "list").stdout, "the agent")
 
     def declare(self, name, source):
-        """Declares one repository and one source of the same name."""
-        self.write(
-            f"{name}.yaml",
-            f"api: holdfast/v1\nrepositories:\n  {name}: {{ url: \"file://{self.repository(name)}\", "
-            f"encryption: {{ key: {{ file: {self.folder / 'repository.key'} }} }} }}\n"
-            f"sources:\n  {name}: {{ agent: bench, to: [{name}], {source} }}\n",
-        )
+        """Makes a repository, and declares a source of the same name that backs up to it."""
+        key = self.folder / "repository.key"
+        self.cli("repo", "add", name, "--url", f"file://{self.repository(name)}", "--key-file", key)
+        self.write(f"{name}.yaml", f"api: holdfast/v1\nsources:\n  {name}: {{ agent: bench, to: [{name}], {source} }}\n")
         self.cli("apply", "-f", self.folder / f"{name}.yaml", "--yes")
 
     # --- commands that are measured
@@ -90,8 +89,8 @@ class Fleet:
     def restore(self, name, target):
         return [PROGRAMS / "holdfast", "restore", "run", name, "--to", "latest", "--into", target, "--wait"]
 
-    def restore_delta(self, name, target):
-        return [*self.restore(name, target), "--overwrite"]
+    def restore_in_place(self, name):
+        return [PROGRAMS / "holdfast", "restore", "run", name, "--in-place", "--confirm", name, "--reason", "comparison", "--wait"]
 
     def check(self, name):
         return [PROGRAMS / "holdfast", "repo", "check", name, "--read-data", "--wait"]
@@ -112,6 +111,12 @@ class Fleet:
 
     def try_cli(self, *arguments):
         return subprocess.run([PROGRAMS / "holdfast", *map(str, arguments)], env=self.environment, capture_output=True, check=False)
+
+    def run(self, program, *arguments):
+        argv = [str(part) for part in (PROGRAMS / program, *arguments)]
+        finished = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+        if finished.returncode != 0:
+            raise SystemExit(f"{argv} ended with {finished.returncode}\n{finished.stdout}{finished.stderr}")
 
     def start(self, name, program, *arguments):
         with open(self.folder / f"{name}.log", "ab") as log:

@@ -86,12 +86,14 @@ configuration() {
   say "/etc/holdfast/$1"
 }
 
-# user NAME: a system user without a login, whose folder systemd makes.
+# user NAME: a system user without a login, and its folder.
 user() {
   [ -z "$root" ] || return 0
-  id "$1" >/dev/null 2>&1 && return
-  useradd --system --user-group --no-create-home --home-dir "/var/lib/$1" --shell /usr/sbin/nologin "$1"
-  say "user $1"
+  if ! id "$1" >/dev/null 2>&1; then
+    useradd --system --user-group --no-create-home --home-dir "/var/lib/$1" --shell /usr/sbin/nologin "$1"
+    say "user $1"
+  fi
+  install -d -m 0700 -o "$1" -g "$1" "/var/lib/$1"
 }
 
 for part in $parts; do
@@ -115,4 +117,4 @@ done
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then
   systemctl daemon-reload
 fi
-say "done: look at /etc/holdfast, then start what you installed with 'systemctl enable --now holdfast-controller' or 'holdfast-agent'"
+say "done: nothing was started; the README says what comes next"
