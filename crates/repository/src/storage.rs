@@ -15,7 +15,7 @@ pub mod location;
 pub mod s3;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 #[cfg(any(test, feature = "test-util"))]
 pub mod faulty;
 #[cfg(any(test, feature = "test-util"))]
