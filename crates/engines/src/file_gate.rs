@@ -61,6 +61,12 @@ impl FileGate {
         Ok(ReadPass { gate: self, file })
     }
 
+    /// Whether a capture holds this file now.
+    pub fn is_held(&self, file: FileId) -> bool {
+        let uses = self.uses.lock();
+        uses.as_ref().is_some_and(|uses| matches!(uses.get(&file), Some(Use::Held { .. })))
+    }
+
     /// Holds all these files, or none when one is being read now. Several may hold the same: SQLite shares its own
     /// locks within a process.
     pub(crate) fn hold(&'static self, files: &[FileId]) -> Option<HoldPass> {

@@ -7,7 +7,8 @@ use holdfast_model::source::EngineKind;
 use jiff::Timestamp;
 
 use super::walk::{Step, Walker};
-use crate::{Capture, EngineContext, EngineError, Entry, FileType, StoredSummary};
+use crate::file_gate::{FILE_GATE, FileId, HeldBySqlite};
+use crate::{Capture, Content, EngineContext, EngineError, Entry, FileType, StoredSummary};
 
 /// How many files whose attributes could not be read are named in the log.
 const ATTRIBUTE_WARNINGS_MAX: u64 = 20;
@@ -54,6 +55,10 @@ impl FilesCapture {
     }
 }
 
+fn file_id(entry: &Entry) -> FileId {
+    FileId { device_id: entry.metadata.device_id, inode: entry.metadata.inode }
+}
+
 #[async_trait]
 impl Capture for FilesCapture {
     fn next_entry(&mut self) -> Result<Option<Entry>, EngineError> {
@@ -63,6 +68,11 @@ impl Capture for FilesCapture {
             }
             match self.walker.next_step()? {
                 Some(Step::Entry(entry)) => {
+                    // Whoever opens files takes a pass; this spares the pipeline those that it would not get.
+                    if matches!(entry.content, Content::File(_)) && FILE_GATE.is_held(file_id(&entry)) {
+                        self.record_unreadable(&entry.path, HeldBySqlite.to_string());
+                        continue;
+                    }
                     self.count(&entry);
                     return Ok(Some(entry));
                 }

@@ -150,11 +150,11 @@ fn check_space(extract: &ExtractOrder, plan: &RestorePlan, manifest: &Manifest) 
 fn extract_all(
     plan: &RestorePlan,
     contents: &Arc<dyn SnapshotContents>,
-    made: &mut Vec<PathBuf>,
+    made: &mut Vec<Made>,
 ) -> Result<RestoreReport, EngineError> {
     let mut report = RestoreReport::default();
     for extract in &plan.extracts {
-        made.push(first_missing(&extract.to));
+        made.push(Made::by(&extract.to));
         let parent = extract.to.parent().expect("a resolved path lies in a folder");
         std::fs::create_dir_all(parent).map_err(|error| {
             EngineError::new(
@@ -183,13 +183,36 @@ fn extract_all(
     Ok(report)
 }
 
-/// The outermost part of a path that does not exist: what is removed to undo its making.
-fn first_missing(path: &Path) -> PathBuf {
-    if occupant(path) != Occupant::Nothing {
-        return path.to_owned();
+/// What undoes the making of a target.
+enum Made {
+    /// Its content goes: the folder was there, and empty.
+    Filled(PathBuf),
+    /// It goes, from the outermost folder that was made for it.
+    Created(PathBuf),
+}
+
+impl Made {
+    fn by(target: &Path) -> Self {
+        if occupant(target) != Occupant::Nothing {
+            return Made::Filled(target.to_owned());
+        }
+        let existing = nearest_existing(target);
+        let outermost = target.ancestors().take_while(|&ancestor| ancestor != existing).last();
+        Made::Created(outermost.unwrap_or(target).to_owned())
     }
-    let existing = nearest_existing(path);
-    path.ancestors().take_while(|&ancestor| ancestor != existing).last().unwrap_or(path).to_owned()
+
+    fn undo(&self) -> Result<(), EngineError> {
+        match self {
+            Made::Filled(path) => remove::empty(path),
+            Made::Created(path) => remove::remove(path),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Made::Filled(path) | Made::Created(path) => path,
+        }
+    }
 }
 
 /// Counts regular files and their bytes below `path`.
@@ -236,15 +259,14 @@ fn compare(found: &FilesManifest, manifest: &Manifest, is_part: bool) -> Result<
 }
 
 /// Removes what was made; names in the error what could not be removed.
-fn undo(made: Vec<PathBuf>, error: EngineError) -> EngineError {
+fn undo(made: Vec<Made>, error: EngineError) -> EngineError {
     let left: Vec<String> = made
-        .into_iter()
-        .filter(|path| remove::remove(path).is_err())
-        .map(|path| path.display().to_string())
+        .iter()
+        .filter(|made| made.undo().is_err())
+        .map(|made| made.path().display().to_string())
         .collect();
     if left.is_empty() {
         return error;
     }
-    EngineError::new(error.code(), format!("the restore failed and left {}", left.join(", ")))
-        .caused_by(error)
+    EngineError::new(error.code(), format!("the restore failed and left {}", left.join(", "))).caused_by(error)
 }

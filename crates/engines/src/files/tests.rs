@@ -604,14 +604,37 @@ async fn a_restore_that_lacks_a_file_is_removed_and_fails() {
     let (stored, contents) = snapshot(&engine).await;
     fs::remove_file(stored.path().join(tree.base.strip_prefix("/").unwrap()).join("srv/app/b")).unwrap();
     let into = tree.base.join("new/deep/er");
-    let error =
-        engine.restore(&order(Placement::Into(text(&into)), &[]), contents, &context()).await.unwrap_err();
+    let order = order(Placement::Into(text(&into)), &[]);
+    let error = engine.restore(&order, contents.clone(), &context()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RestoreMismatch);
     assert_eq!(
         error.to_string(),
         "1 files of 1 bytes were restored, but the manifest says 2 files of 2 bytes"
     );
     assert!(!tree.base.join("new").exists(), "the folders made on the way are gone, too");
+    fs::create_dir_all(&into).unwrap();
+    engine.restore(&order, contents, &context()).await.unwrap_err();
+    assert_eq!(fs::read_dir(&into).unwrap().count(), 0, "a folder that was there is only emptied");
+}
+
+#[tokio::test]
+async fn the_files_of_a_database_that_is_being_captured_are_not_opened() {
+    let tree = Tree::new();
+    tree.file("root/a", "x");
+    let database = tree.file("root/shop.db", "x");
+    let metadata = fs::metadata(&database).unwrap();
+    let file = crate::file_gate::FileId { device_id: metadata.dev(), inode: metadata.ino() };
+    let hold = crate::file_gate::FILE_GATE.hold(&[file]).unwrap();
+    let (entries, manifest) = capture(&tree.engine(&["root"])).await;
+    assert_eq!(tree.relative(&entries), ["root", "root/a"]);
+    assert_eq!(manifest.unreadable_count, 1);
+    assert_eq!(
+        manifest.unreadable[0].reason,
+        "it belongs to a SQLite database that is being backed up at this moment"
+    );
+    drop(hold);
+    let (_, manifest) = capture(&tree.engine(&["root"])).await;
+    assert_eq!((manifest.unreadable_count, manifest.files.unwrap().files), (0, 2));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use holdfast_model::ErrorCode;
@@ -47,6 +48,21 @@ pub(crate) fn remove(path: &Path) -> Result<(), EngineError> {
     let (parent, name) = open_parent(path)?;
     remove_tree(&parent, name).map_err(failed)?;
     rustix::fs::fsync(&parent).map_err(failed)
+}
+
+/// Removes what lies in a folder that a restore of this moment filled; the folder itself was there before.
+pub(crate) fn empty(path: &Path) -> Result<(), EngineError> {
+    let failed = |error: Errno| {
+        EngineError::new(ErrorCode::RestoreFailed, format!("{} cannot be emptied", path.display()))
+            .caused_by(std::io::Error::from(error))
+    };
+    let (parent, name) = open_parent(path)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let folder = rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(failed)?;
+    for name in names_in(&folder).map_err(failed)? {
+        remove_tree(&folder, OsStr::from_bytes(name.to_bytes())).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The one path of a target that may be removed.

@@ -200,6 +200,7 @@ async fn capture_under_load(journal_mode: &str, is_stream: bool) {
     for _ in 0..3 {
         writer.wait_for_commits(20);
         let capture = shop.engine().open_capture(&shop.context()).await.unwrap();
+        assert_eq!(shop.base.join("scratch/copy.sqlite3").exists(), !is_stream);
         if is_stream {
             // The view is open, nothing is read yet: writers go on.
             writer.wait_for_commits(20);
