@@ -268,5 +268,6 @@ fn undo(made: Vec<Made>, error: EngineError) -> EngineError {
     if left.is_empty() {
         return error;
     }
-    EngineError::new(error.code(), format!("the restore failed and left {}", left.join(", "))).caused_by(error)
+    EngineError::new(error.code(), format!("the restore failed and left {}", left.join(", ")))
+        .caused_by(error)
 }

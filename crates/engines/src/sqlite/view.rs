@@ -6,7 +6,7 @@
 //!   database is first copied with the online backup API in small steps between which they can write. When they do so
 //!   often that the copy never ends, it is finished in one go while they wait. The copy is what is captured.
 //!
-//! `docs/adr` tells why, with measurements.
+//! `docs/adr/0009-sqlite-is-read-in-place.md` tells why, with measurements.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
