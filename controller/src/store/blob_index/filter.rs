@@ -32,7 +32,9 @@ impl Filter {
 
     /// A filter as it was written; `None` when it cannot be one.
     pub fn from_parts(words: Vec<u64>, hashes: u32) -> Option<Self> {
-        let fits = !words.is_empty() && words.len() % BLOCK_WORDS == 0 && (1..=HASHES_MAX).contains(&hashes);
+        let fits = !words.is_empty()
+            && words.len().is_multiple_of(BLOCK_WORDS)
+            && (1..=HASHES_MAX).contains(&hashes);
         fits.then_some(Self { words, hashes })
     }
 
