@@ -150,104 +150,51 @@ pub(crate) fn lock_data_dir(data_dir: &Path) -> Result<FolderLock, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use holdfast_proto::v1::enrollment_service_server::{EnrollmentService, EnrollmentServiceServer};
-    use holdfast_runtime::tls::{AcceptLimits, accept_tls, server_config};
-    use holdfast_runtime::{OnEnd, Shutdown, TaskGroup};
-    use parking_lot::Mutex;
-    use tonic::{Request, Response, Status};
-
     use super::*;
     use crate::identity::testing::TestCa;
+    use crate::testing::controller::FakeController;
 
-    /// Answers as the controller does: a token works once.
-    struct Controller {
-        ca: Arc<TestCa>,
-        tokens: Mutex<Vec<String>>,
-    }
-
-    #[tonic::async_trait]
-    impl EnrollmentService for Controller {
-        async fn enroll(
-            &self,
-            request: Request<v1::EnrollRequest>,
-        ) -> Result<Response<v1::EnrollResponse>, Status> {
-            let request = request.into_inner();
-            let mut tokens = self.tokens.lock();
-            let Some(place) = tokens.iter().position(|token| *token == request.token) else {
-                let failure = Failure::new(ErrorCode::TokenInvalid, "the token is unknown, used or expired");
-                return Err(holdfast_proto::status::to_status(&failure));
-            };
-            tokens.remove(place);
-            Ok(Response::new(v1::EnrollResponse {
-                certificate_pem: self.ca.sign(&request.csr_pem),
-                ca_pem: self.ca.certificate.pem(),
-                not_after: None,
-            }))
-        }
-    }
-
-    async fn controller(tasks: &TaskGroup) -> (Arc<TestCa>, ControllerAddress) {
-        let ca = Arc::new(TestCa::new());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let config = server_config(&ca.server(), ca.certificate.der()).unwrap();
-        let incoming = accept_tls(listener, config, AcceptLimits::default(), tasks);
-        let service = Controller { ca: ca.clone(), tokens: Mutex::new(vec!["once".to_owned()]) };
-        let server = tonic::transport::Server::builder().add_service(EnrollmentServiceServer::new(service));
-        let incoming = tokio_stream::StreamExt::map(incoming, |connection| connection.map(Plain));
-        drop(tasks.spawn("server", OnEnd::Finite, server.serve_with_incoming(incoming)));
-        (ca, address)
-    }
-
-    use crate::testing::Plain;
-
-    fn options(data_dir: &Path, address: &ControllerAddress, ca_pin: CaPin, token: &str) -> EnrollOptions {
+    fn options(data_dir: &Path, controller: &FakeController, ca_pin: CaPin) -> EnrollOptions {
         EnrollOptions {
-            controller: address.clone(),
+            controller: controller.address(),
             name: AgentName::new("db1").unwrap(),
             ca_pin,
             data_dir: data_dir.to_owned(),
-            token: Secret::new(token),
+            token: Secret::new("once"),
         }
     }
 
     #[tokio::test]
     async fn a_token_works_once_and_a_refusal_changes_nothing() {
-        let tasks = TaskGroup::new(&Shutdown::new());
-        let (ca, address) = controller(&tasks).await;
+        let controller = FakeController::start().await;
         let folder = tempfile::tempdir().unwrap();
-        let enrolled = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap();
+        let options = options(folder.path(), &controller, controller.ca.pin());
+        let enrolled = enroll(&options).await.unwrap();
         let before = std::fs::read(folder.path().join(identity::FILE_NAME)).unwrap();
-        let again = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap_err();
-        assert_eq!(again.code, ErrorCode::TokenInvalid);
+        let again = enroll(&options).await.unwrap_err();
+        assert_eq!(again.to_string(), "[HF-6001] the token is unknown, used or expired");
         assert_eq!(std::fs::read(folder.path().join(identity::FILE_NAME)).unwrap(), before);
-        assert_eq!(enrolled.controller(), &address);
-        tasks.cancel();
+        assert_eq!(enrolled.controller(), &controller.address());
     }
 
     #[tokio::test]
     async fn a_wrong_pin_ends_before_the_token_is_sent() {
-        let tasks = TaskGroup::new(&Shutdown::new());
-        let (ca, address) = controller(&tasks).await;
+        let controller = FakeController::start().await;
         let folder = tempfile::tempdir().unwrap();
         let wrong = TestCa::new().pin();
-        let failure = enroll(&options(folder.path(), &address, wrong, "once")).await.unwrap_err();
+        let failure = enroll(&options(folder.path(), &controller, wrong)).await.unwrap_err();
         assert_eq!(failure.code, ErrorCode::CaPinMismatch);
-        enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap();
-        tasks.cancel();
+        assert_eq!(controller.conversations.tokens.lock().len(), 1);
+        enroll(&options(folder.path(), &controller, controller.ca.pin())).await.unwrap();
     }
 
     #[tokio::test]
     async fn nothing_enrols_into_the_folder_of_a_running_agent() {
-        let tasks = TaskGroup::new(&Shutdown::new());
-        let (ca, address) = controller(&tasks).await;
+        let controller = FakeController::start().await;
         let folder = tempfile::tempdir().unwrap();
         let _running = lock_data_dir(folder.path()).unwrap();
-        let failure = enroll(&options(folder.path(), &address, ca.pin(), "once")).await.unwrap_err();
+        let failure = enroll(&options(folder.path(), &controller, controller.ca.pin())).await.unwrap_err();
         assert_eq!(failure.code, ErrorCode::InUse);
-        tasks.cancel();
     }
 
     #[test]
