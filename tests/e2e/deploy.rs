@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use holdfast_agent::config::AgentConfig;
+use holdfast_controller::ControllerConfig;
 use holdfast_model::fleet::{Fleet, FleetFile, read_fleet};
 use holdfast_tests::{run, temp_dir, workspace};
 
@@ -33,6 +35,21 @@ fn the_example_fleet_is_valid() {
     assert!(unresolved.is_empty(), "{unresolved:#?}");
     let engines: BTreeSet<_> = fleet.sources.values().map(|source| source.engine.kind()).collect();
     assert_eq!(engines.len(), 3, "the example shows every engine");
+}
+
+#[test]
+fn the_example_of_the_controller_is_valid() {
+    let config = ControllerConfig::load(&deploy().join("controller.yaml"), []).unwrap();
+    assert!(config.data_dir.starts_with("/var/lib/holdfast"), "the unit can write nowhere else");
+}
+
+#[test]
+fn the_example_of_the_agent_is_valid() {
+    let text = fs::read_to_string(deploy().join("agent.yaml")).unwrap();
+    let config = AgentConfig::read("agent.yaml", &text, []).unwrap();
+    assert!(config.data_dir.starts_with("/var/lib/holdfast-agent"), "the unit can write nowhere else");
+    // The example fleet names these.
+    assert_eq!(config.hooks.len(), 2);
 }
 
 /// A unit with its program replaced by one that exists on every machine.

@@ -4,6 +4,7 @@
 //! error to. Nothing here sleeps for a guessed time: [`wait::until`] polls a fact until a deadline.
 
 pub mod canary;
+pub mod fleet;
 pub mod postgres;
 pub mod process;
 pub mod restic;
@@ -14,6 +15,7 @@ pub mod wait;
 pub mod workspace;
 
 pub use canary::CanaryWatch;
+pub use fleet::Fleet;
 pub use postgres::PostgresCluster;
 pub use process::{Process, run};
 pub use restic::Restic;

@@ -1,0 +1,102 @@
+//! PostgreSQL: dumped in one snapshot, restored under a new name and in place, nothing committed when the server dies.
+
+use holdfast_model::ErrorCode;
+use holdfast_proto::v1::PlanRestoreRequest;
+use holdfast_tests::{Fleet, PostgresCluster};
+
+async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
+    let mut fleet = Fleet::start().await;
+    fleet.stop_agent("a1").await;
+    fleet.configure_agent("a1", |config| config.allow.restore_in_place = true);
+    fleet.start_agent("a1").await;
+    let password = fleet.path().join("postgres.pass");
+    std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fleet
+        .apply(&format!(
+            "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [shop] }}\n",
+            cluster.port(),
+            password.display()
+        ))
+        .await
+        .expect("the source is good");
+    fleet
+}
+
+fn make_shop(cluster: &PostgresCluster) {
+    cluster.psql("postgres", "CREATE DATABASE shop");
+    cluster.psql(
+        "shop",
+        "CREATE TABLE orders (id bigserial PRIMARY KEY, total integer NOT NULL);
+         INSERT INTO orders (total) SELECT n * 7919 % 100003 FROM generate_series(1, 20000) n;
+         CREATE TABLE customers (id integer PRIMARY KEY, name text);
+         INSERT INTO customers SELECT n, 'customer ' || n FROM generate_series(1, 500) n;",
+    );
+}
+
+fn latest() -> PlanRestoreRequest {
+    PlanRestoreRequest { source: "pg".to_owned(), to: "latest".to_owned(), ..PlanRestoreRequest::default() }
+}
+
+fn rows(cluster: &PostgresCluster, database: &str, table: &str) -> String {
+    cluster.psql(database, &format!("SELECT count(*) FROM {table}")).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_comes_back_under_a_new_name_with_equal_rows() {
+    let cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    fleet.backup_well("pg", "full").await;
+    cluster.psql("shop", "DELETE FROM orders");
+    let into = PlanRestoreRequest { into: "shop_rescue".to_owned(), ..latest() };
+    let (_, report) = fleet.restore_well(into).await;
+    assert_eq!(report.rows, report.rows_expected);
+    assert_eq!(report.rows, Some(20_500));
+    assert_eq!(rows(&cluster, "shop_rescue", "orders"), "20000");
+    assert_eq!(rows(&cluster, "shop", "orders"), "0", "the live database is untouched");
+    fleet.restic().check_all_data();
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_in_place_swaps_by_rename_and_keeps_the_old() {
+    let cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    fleet.backup_well("pg", "full").await;
+    cluster.psql("shop", "DELETE FROM orders");
+    let (_, report) = fleet.restore_well(PlanRestoreRequest { in_place: true, ..latest() }).await;
+    assert_eq!(rows(&cluster, "shop", "orders"), "20000");
+    let kept = report.targets[0].kept.clone().expect("the old is kept");
+    assert!(kept.starts_with("shop_before_"), "{kept}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_table_comes_back_alone() {
+    let cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    fleet.backup_well("pg", "full").await;
+    let only = PlanRestoreRequest { only: vec!["public.orders".to_owned()], into: "one".to_owned(), ..latest() };
+    fleet.restore_well(only).await;
+    assert_eq!(rows(&cluster, "one", "orders"), "20000");
+    assert_eq!(rows(&cluster, "one", "pg_class WHERE relname = 'customers'"), "0");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_or_refuses_the_login_commits_nothing() {
+    let mut cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    cluster.psql("postgres", "ALTER ROLE postgres PASSWORD 'another'");
+    let refused = fleet.backup("pg", "full").await;
+    assert_eq!(refused.failure.unwrap().code, ErrorCode::SourceLoginRefused.to_string());
+    cluster.stop_immediately();
+    let down = fleet.backup("pg", "full").await;
+    assert_eq!(down.failure.unwrap().code, ErrorCode::SourceUnreachable.to_string());
+    assert!(fleet.snapshots_of("pg").await.is_empty());
+    fleet.stop().await;
+}
