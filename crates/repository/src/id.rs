@@ -18,13 +18,30 @@ pub struct InvalidId(pub String);
 
 fn parse_hex(text: &str) -> Result<[u8; ID_BYTES], InvalidId> {
     let invalid = || InvalidId(text.chars().take(80).collect());
-    if text.len() != ID_BYTES * 2 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(invalid()) };
+    if pairs.len() != ID_BYTES {
         return Err(invalid());
     }
     let mut bytes = [0; ID_BYTES];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid())?;
-    Ok(bytes)
+    let mut all_valid = true;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
+        all_valid &= high < 16 && low < 16;
+        *byte = high << 4 | (low & 15);
+    }
+    if all_valid { Ok(bytes) } else { Err(invalid()) }
 }
+
+/// The value of each lower-case hexadecimal digit, 255 for every other byte. A tree has an id per file.
+const NIBBLES: [u8; 256] = {
+    let mut table = [255; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        table[b"0123456789abcdef"[digit as usize] as usize] = digit;
+        digit += 1;
+    }
+    table
+};
 
 /// Reads an id out of a JSON string, borrowed or not, without an allocation.
 struct HexVisitor;

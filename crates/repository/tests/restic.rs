@@ -1,5 +1,7 @@
 //! restic as an independent reader of what we write, and as a writer of what we read.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -375,6 +377,7 @@ fn headers_of_restic_packs_agree_with_its_index() {
 #[test]
 fn a_wrong_password_and_a_missing_repository_have_their_codes() {
     let house = House::new();
+    fs::create_dir(house.path("repository")).unwrap();
     let missing =
         house.runtime.block_on(Repository::open(house.store(), &Secret::new(PASSWORD))).unwrap_err();
     assert_eq!(missing.code(), ErrorCode::RepositoryMissing);

@@ -11,6 +11,9 @@ use crate::error::RepositoryError;
 use crate::format::{IV_BYTES, SEAL_OVERHEAD_BYTES, TAG_BYTES};
 use crate::id::BlobId;
 
+/// Buffers of an encoder that are larger than this are given back: chunks of more than 4 MiB are rare.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
 /// Encodes chunks, one after the other. Each worker has one; its contexts and buffers are used again and again.
 pub(super) struct Encoder {
     sealer: Arc<Sealer>,
@@ -49,8 +52,9 @@ impl Encoder {
         let mismatch =
             |stage| RepositoryError::EncodingMismatch { blob: id, size_bytes: content.len(), stage };
         let bound = zstd::zstd_safe::compress_bound(content.len());
-        if self.sealed.len() < bound + SEAL_OVERHEAD_BYTES {
-            self.sealed.resize(bound + SEAL_OVERHEAD_BYTES, 0);
+        if self.sealed.len() < bound + SEAL_OVERHEAD_BYTES || self.sealed.len() > KEPT_BYTES_MAX {
+            // Made anew instead of grown: pages that are never written to cost no memory.
+            self.sealed = vec![0; bound.max(KEPT_BYTES_MAX / 2) + SEAL_OVERHEAD_BYTES];
         }
         let compressed = self
             .compressor
@@ -71,9 +75,12 @@ impl Encoder {
         }
         self.sealer.seal_in_place(sealed);
         if self.verify {
+            self.opened.clear();
+            self.opened.shrink_to(KEPT_BYTES_MAX);
             self.sealer.open(sealed, &mut self.opened).map_err(|_| mismatch("it did not open"))?;
             let text = if pays {
                 self.decompressed.clear();
+                self.decompressed.shrink_to(KEPT_BYTES_MAX);
                 self.decompressed.reserve(content.len());
                 self.decompressor
                     .decompress_to_buffer(&self.opened, &mut self.decompressed)

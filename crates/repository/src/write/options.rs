@@ -34,14 +34,15 @@ pub struct WriteOptions {
 }
 
 impl Default for WriteOptions {
-    /// Level 3, a thread per core up to eight, packs of 16 MiB, three of them on their way.
+    /// Level 3, a thread per core up to four, packs of 16 MiB, two of them on their way: at most 256 MiB of memory.
+    /// Each further thread takes about 20 MiB, each further pack 17 MiB.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             level: 3,
-            threads: cores.min(8),
+            threads: cores.min(4),
             verify_encoding: true,
-            packs_in_flight: 3,
+            packs_in_flight: 2,
             pack_bytes_target: 16 << 20,
         }
     }

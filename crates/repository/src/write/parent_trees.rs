@@ -9,9 +9,9 @@ use crate::id::{BlobId, IdMap};
 use crate::reader::BlobReader;
 use crate::tree::Tree;
 
-/// Trees that are asked for in one call.
+/// Trees that are loaded at a time.
 const AHEAD_TREES: usize = 512;
-/// Text of the trees that one call may load, in bytes.
+/// Text of the trees that are loaded at a time, in bytes.
 const AHEAD_BYTES: u64 = 4 << 20;
 /// Text of loaded trees that are kept, in bytes. A tree takes about as much memory as its text.
 const KEPT_BYTES_MAX: u64 = 24 << 20;
@@ -38,6 +38,59 @@ impl ParentTrees {
     }
 }
 
+impl ParentTrees {
+    /// Loads a tree, and with it what will be asked for next: its neighbours, then what is below all of these, so that
+    /// a thousand small folders cost a handful of requests.
+    fn load(&self, ahead: &mut Ahead, id: BlobId) -> Result<Tree, RepositoryError> {
+        let mut wanted = vec![id];
+        if let Some(position) = ahead.upcoming.iter().rposition(|upcoming| *upcoming == id) {
+            // What lies above was asked for already, or is not there any more.
+            ahead.upcoming.truncate(position);
+            let next = ahead.upcoming.iter().rev().take(AHEAD_TREES);
+            wanted.extend(next.filter(|id| !ahead.loaded.contains_key(*id)));
+        }
+        let (mut trees_left, mut bytes_left) = (AHEAD_TREES, AHEAD_BYTES);
+        let mut result = None;
+        while !wanted.is_empty() && trees_left > 0 && bytes_left > 0 {
+            wanted.truncate(trees_left);
+            let trees = match self.runtime.block_on(self.reader.load_trees(&wanted, bytes_left)) {
+                Ok(trees) => trees,
+                // Each tree is asked for again on its own when its turn comes, and fails then if it must.
+                Err(_) if result.is_some() => break,
+                // A neighbour that is gone must not cost this one.
+                Err(_) if wanted.len() > 1 => {
+                    wanted.truncate(1);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            trees_left -= trees.len().min(trees_left);
+            let mut below = Vec::new();
+            for (id, (tree, bytes)) in wanted.iter().zip(trees) {
+                bytes_left = bytes_left.saturating_sub(bytes);
+                below.extend(tree.nodes.iter().filter_map(|node| node.subtree));
+                if result.is_none() {
+                    result = Some(tree);
+                } else {
+                    ahead.keep(*id, tree, bytes);
+                }
+            }
+            below.retain(|id| !ahead.loaded.contains_key(id));
+            wanted = below;
+        }
+        result.ok_or(RepositoryError::BlobMissing { blob: id })
+    }
+}
+
+impl Ahead {
+    fn keep(&mut self, id: BlobId, tree: Tree, bytes: u64) {
+        self.loaded_bytes += bytes;
+        if let Some((_, replaced)) = self.loaded.insert(id, (tree, bytes)) {
+            self.loaded_bytes -= replaced;
+        }
+    }
+}
+
 impl TreeSource for ParentTrees {
     fn tree(&self, id: &BlobId) -> Result<Tree, RepositoryError> {
         let mut ahead = self.ahead.lock();
@@ -50,23 +103,7 @@ impl TreeSource for ParentTrees {
             ahead.loaded.clear();
             ahead.loaded_bytes = 0;
         }
-        let mut wanted = vec![*id];
-        if let Some(position) = ahead.upcoming.iter().rposition(|upcoming| upcoming == id) {
-            ahead.upcoming.truncate(position);
-            let loaded = &ahead.loaded;
-            let next = ahead.upcoming.iter().rev().filter(|id| !loaded.contains_key(*id));
-            wanted.extend(next.take(AHEAD_TREES - 1));
-            wanted.dedup();
-        }
-        let mut trees = self.runtime.block_on(self.reader.load_trees(&wanted, AHEAD_BYTES))?.into_iter();
-        let (first, _) = trees.next().ok_or(RepositoryError::BlobMissing { blob: *id })?;
-        for (id, (tree, bytes)) in wanted.into_iter().skip(1).zip(trees) {
-            ahead.loaded_bytes += bytes;
-            if let Some((_, replaced)) = ahead.loaded.insert(id, (tree, bytes)) {
-                ahead.loaded_bytes -= replaced;
-            }
-        }
-        Ok(first)
+        self.load(&mut ahead, *id)
     }
 
     fn will_need(&self, ids: &[BlobId]) {
