@@ -28,7 +28,7 @@ bench-setup: setup ## install the newest restic for the comparison
 
 .PHONY: test
 test: ## what CI runs: setup, format, lints, dependencies, every test
-	@scripts/steps.sh setup fmt lint deny unit doctest verify-docs
+	@scripts/steps.sh setup fmt lint deny verify-docs doctest unit
 
 .PHONY: fmt
 fmt: ## check the format
