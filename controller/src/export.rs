@@ -8,11 +8,14 @@
 //!
 //! A file that ends before `SHA256SUMS` is incomplete. Sockets are left out: tar has no word for them.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Seek as _, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::status::to_status;
@@ -41,6 +44,12 @@ pub const HEAD: &str = "export.json";
 pub const TREE: &str = "tree";
 /// Name of the last entry.
 pub const SUMS: &str = "SHA256SUMS";
+
+/// Key of an extended attribute as GNU tar and star write it.
+pub const XATTR_PLAIN: &str = "SCHILY.xattr.";
+/// Key of one as libarchive writes it: the name percent-encoded, the value in base64. Written as well where the plain
+/// form is not read by everybody.
+pub const XATTR_ENCODED: &str = "LIBARCHIVE.xattr.";
 
 /// Parts that may wait to be sent.
 const PARTS_MAX: usize = 4;
@@ -205,17 +214,25 @@ impl Exporter {
     fn extensions<W: Write>(&self, archive: &mut tar::Builder<W>, node: &Node) -> Exported<()> {
         let time = node.metadata.mtime;
         let mtime = format!("{}.{:09}", time.seconds, time.nanoseconds);
-        let mut extensions: Vec<(String, &[u8])> = Vec::new();
+        let mut extensions: Vec<(String, Cow<'_, [u8]>)> = Vec::new();
         if time.nanoseconds > 0 {
-            extensions.push(("mtime".to_owned(), mtime.as_bytes()));
+            extensions.push(("mtime".to_owned(), Cow::Borrowed(mtime.as_bytes())));
         }
         for (name, value) in &node.metadata.xattrs {
-            if let Ok(name) = std::str::from_utf8(name) {
-                extensions.push((format!("SCHILY.xattr.{name}"), value));
+            let plain = std::str::from_utf8(name).ok().filter(|name| !name.contains(['=', '\n']));
+            if plain.is_none() || value.contains(&b'\n') {
+                // Some readers, our own library among them, take a plain value apart at its line breaks.
+                let value = BASE64.encode(value).into_bytes();
+                extensions.push((format!("{XATTR_ENCODED}{}", percent_encoded(name)), Cow::Owned(value)));
+            }
+            if let Some(name) = plain {
+                extensions.push((format!("{XATTR_PLAIN}{name}"), Cow::Borrowed(value)));
             }
         }
         if !extensions.is_empty() {
-            archive.append_pax_extensions(extensions.iter().map(|(name, value)| (name.as_str(), *value)))?;
+            archive.append_pax_extensions(
+                extensions.iter().map(|(name, value)| (name.as_str(), value.as_ref())),
+            )?;
         }
         Ok(())
     }
@@ -228,6 +245,34 @@ fn plain_header(size: u64, mode: u32, mtime: i64) -> tar::Header {
     header.set_mode(mode);
     header.set_mtime(u64::try_from(mtime).unwrap_or(0));
     header
+}
+
+fn percent_encoded(name: &[u8]) -> String {
+    let mut text = String::new();
+    for &byte in name {
+        match byte {
+            b'!'..=b'~' if !matches!(byte, b'%' | b'=') => text.push(char::from(byte)),
+            other => text.push_str(&format!("%{other:02X}")),
+        }
+    }
+    text
+}
+
+/// The bytes behind a percent-encoded name; none when it is not one.
+pub fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut name = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte != b'%' {
+            name.push(byte);
+            rest = after;
+            continue;
+        }
+        let (digits, after) = after.split_at_checked(2)?;
+        name.push(hex::decode(digits).ok()?[0]);
+        rest = after;
+    }
+    Some(name)
 }
 
 /// A line as `sha256sum` writes it: a name with a line break or backslash is escaped, and the line says so.
@@ -305,6 +350,14 @@ impl Write for PartWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_attributes_survive_their_encoding() {
+        for name in [b"user.a".as_slice(), b"user.a=b", b"user.\n%", &[0xff, 0x01]] {
+            assert_eq!(percent_decoded(percent_encoded(name).as_bytes()).as_deref(), Some(name));
+        }
+        assert_eq!(percent_decoded(b"%4"), None);
+    }
 
     #[test]
     fn lines_are_those_of_sha256sum() {

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
 use holdfast_model::manifest::{MANIFEST_PATH, Manifest};
@@ -33,7 +35,9 @@ use tonic::Streaming;
 use crate::access::Caller;
 use crate::catalog::{Tags, describe};
 use crate::core::Core;
-use crate::export::{ExportHead, HEAD, Hashing, ROOT, SUMS, TREE, sum_line};
+use crate::export::{
+    ExportHead, HEAD, Hashing, ROOT, SUMS, TREE, XATTR_ENCODED, XATTR_PLAIN, percent_decoded, sum_line,
+};
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 
@@ -231,6 +235,7 @@ fn take_apart(parts: PartReader, sender: &crossbeam_channel::Sender<Item>) -> Re
     let mut head: Option<ExportHead> = None;
     let mut own_files = Vec::new();
     let mut sums = Sha256::new();
+    let mut agreed = false;
     let prefix = format!("{ROOT}/");
     for entry in archive.entries().map_err(|error| unreadable(&error))? {
         let mut entry = entry.map_err(|error| unreadable(&error))?;
@@ -249,11 +254,11 @@ fn take_apart(parts: PartReader, sender: &crossbeam_channel::Sender<Item>) -> Re
             head = Some(read);
         } else if path == SUMS.as_bytes() {
             let found = Sha256::digest(read_own(&mut entry)?);
-            if found != sums.finalize() {
+            if found != sums.clone().finalize() {
                 return Err(damaged("its files do not agree with its checksums"));
             }
-            let head = head.ok_or_else(|| damaged("it has no head"))?;
-            return Ok(Archive { head, own_files });
+            agreed = true;
+            break;
         } else if let Some(path) = path.strip_prefix(format!("{TREE}/").as_bytes()) {
             let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
             match path.strip_prefix(b".holdfast") {
@@ -270,7 +275,13 @@ fn take_apart(parts: PartReader, sender: &crossbeam_channel::Sender<Item>) -> Re
             return Err(damaged("it is no export of Holdfast"));
         }
     }
-    Err(damaged("it ends before its checksums"))
+    if !agreed {
+        return Err(damaged("it ends before its checksums"));
+    }
+    // The end of the compressed file proves that nothing of it is missing.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| unreadable(&error))?;
+    let head = head.ok_or_else(|| damaged("it has no head"))?;
+    Ok(Archive { head, own_files })
 }
 
 fn read_own(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, Failure> {
@@ -346,8 +357,8 @@ fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> Result<NodeMetadata, Failu
         metadata.link_target = Some(target.into_owned());
     }
     if let Some(extensions) = entry.pax_extensions().map_err(|error| unreadable(&error))? {
-        for extension in extensions {
-            let extension = extension.map_err(|error| unreadable(&error))?;
+        // A plain attribute whose value has line breaks shows as pieces that are no extensions; it is there encoded too.
+        for extension in extensions.flatten() {
             extend(&mut metadata, extension.key_bytes(), extension.value_bytes());
         }
     }
@@ -358,8 +369,15 @@ fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> Result<NodeMetadata, Failu
 }
 
 fn extend(metadata: &mut NodeMetadata, key: &[u8], value: &[u8]) {
-    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-        metadata.xattrs.push((name.to_vec(), value.to_vec()));
+    if let Some(name) = key.strip_prefix(XATTR_PLAIN.as_bytes()) {
+        if metadata.xattrs.iter().all(|(known, _)| known != name) {
+            metadata.xattrs.push((name.to_vec(), value.to_vec()));
+        }
+    } else if let Some(name) = key.strip_prefix(XATTR_ENCODED.as_bytes()) {
+        if let (Some(name), Ok(value)) = (percent_decoded(name), BASE64.decode(value)) {
+            metadata.xattrs.retain(|(known, _)| *known != name);
+            metadata.xattrs.push((name, value));
+        }
     } else if key == b"mtime"
         && let Ok(text) = std::str::from_utf8(value)
         && let Some((seconds, fraction)) = text.split_once('.')

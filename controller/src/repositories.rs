@@ -97,15 +97,15 @@ impl Repositories {
         name: &RepositoryName,
         spec: &RepositorySpec,
     ) -> Result<(Arc<OpenRepository>, bool), Failure> {
+        let password = self.secrets.resolve(&spec.encryption.key).await?;
+        let options = self.options(spec).await?;
+        let store =
+            self.location(spec)?.create(&options).await.map_err(|error| storage_failure(name, &error))?;
         match self.get(name, spec).await {
             Ok(found) => return Ok((found, false)),
             Err(failure) if failure.code == ErrorCode::RepositoryMissing => {}
             Err(failure) => return Err(failure),
         }
-        let password = self.secrets.resolve(&spec.encryption.key).await?;
-        let options = self.options(spec).await?;
-        let store =
-            self.location(spec)?.create(&options).await.map_err(|error| storage_failure(name, &error))?;
         let options = CreateOptions {
             cost: ScryptCost::default(),
             origin: KeyOrigin {

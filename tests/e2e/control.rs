@@ -134,8 +134,11 @@ async fn an_idempotency_key_gives_the_same_run_again() {
 async fn a_milestone_is_held_from_the_start() {
     let fleet = Fleet::start().await;
     with_tree(&fleet).await;
-    let backup =
-        v1::StartBackup { source: "tree".to_owned(), milestone: "phase2_complete".to_owned(), ..Default::default() };
+    let backup = v1::StartBackup {
+        source: "tree".to_owned(),
+        milestone: "phase2_complete".to_owned(),
+        ..Default::default()
+    };
     let run = fleet.start_run(v1::start_request::What::Backup(backup)).await.unwrap();
     assert_eq!(fleet.ended(&run).await.phase, "succeeded");
     let snapshot = &fleet.snapshots_of("tree").await[0];
@@ -155,7 +158,12 @@ async fn the_audit_log_names_who_did_what_and_its_chain_holds() {
     while let Some(part) = parts.message().await.unwrap() {
         actions.extend(part.entries.into_iter().map(|entry| format!("{} {}", entry.actor, entry.action)));
     }
-    for expected in ["token:admin fleet.apply", "token:admin run.start", "agent:a1 agent.enroll", "agent:a1 snapshot.commit"] {
+    for expected in [
+        "token:admin fleet.apply",
+        "token:admin run.start",
+        "agent:a1 agent.enroll",
+        "agent:a1 snapshot.commit",
+    ] {
         assert!(actions.iter().any(|action| action == expected), "{expected} is not in {actions:?}");
     }
     fleet.stop().await;

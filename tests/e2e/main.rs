@@ -6,10 +6,10 @@
 )]
 
 mod architecture;
+mod control;
 mod deploy;
 mod documentation;
 mod error_pages;
-mod control;
 mod files;
 mod harness;
 mod postgres;

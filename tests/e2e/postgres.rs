@@ -79,7 +79,8 @@ async fn one_table_comes_back_alone() {
     make_shop(&cluster);
     let fleet = fleet_with(&cluster).await;
     fleet.backup_well("pg", "full").await;
-    let only = PlanRestoreRequest { only: vec!["public.orders".to_owned()], into: "one".to_owned(), ..latest() };
+    let only =
+        PlanRestoreRequest { only: vec!["public.orders".to_owned()], into: "one".to_owned(), ..latest() };
     fleet.restore_well(only).await;
     assert_eq!(rows(&cluster, "one", "orders"), "20000");
     assert_eq!(rows(&cluster, "one", "pg_class WHERE relname = 'customers'"), "0");

@@ -78,7 +78,8 @@ async fn a_hold_is_released_only_when_confirmed() {
     let release = v1::ReleaseRequest { id: run.snapshot_id.clone(), ..Default::default() };
     let refused = fleet.snapshots().release(release.clone()).await.unwrap_err();
     assert_eq!(from_status(&refused).code, ErrorCode::NeedsConfirmation);
-    let release = v1::ReleaseRequest { confirm: run.snapshot_id[..8].to_owned(), reason: "done".to_owned(), ..release };
+    let release =
+        v1::ReleaseRequest { confirm: run.snapshot_id[..8].to_owned(), reason: "done".to_owned(), ..release };
     let released = fleet.snapshots().release(release).await.unwrap().into_inner().snapshot.unwrap();
     assert_eq!(released.held_because, "");
     fleet.stop().await;
@@ -104,7 +105,8 @@ async fn import(fleet: &Fleet, source: &str, bytes: &[u8]) -> Result<v1::Snapsho
     let mut parts = vec![v1::ImportSnapshotRequest { part: Some(Part::Header(header)) }];
     let data = bytes.chunks(1 << 20).map(|data| Part::Data(data.to_vec()));
     parts.extend(data.map(|part| v1::ImportSnapshotRequest { part: Some(part) }));
-    let reply = fleet.snapshots().import(tokio_stream::iter(parts)).await.map_err(|status| from_status(&status))?;
+    let reply =
+        fleet.snapshots().import(tokio_stream::iter(parts)).await.map_err(|status| from_status(&status))?;
     Ok(reply.into_inner().snapshot.unwrap())
 }
 

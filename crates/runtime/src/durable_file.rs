@@ -173,7 +173,7 @@ pub fn create_folders(folder: &Path) -> io::Result<()> {
 /// The right to a folder, as long as the value lives; it ends with the process, however that dies.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -189,7 +189,16 @@ impl FolderLock {
             .mode(Access::Owner.mode())
             .open(folder.join("lock"))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FolderLock {
+    /// Ends the lock itself, not only our hold on its file: a child process that is being started by another thread
+    /// has a copy of the file until it becomes its program, and would keep the lock for that moment.
+    fn drop(&mut self) {
+        // What is not unlocked here ends with the last copy of the file.
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
     }
 }
 
