@@ -34,13 +34,13 @@ pub struct WriteOptions {
 }
 
 impl Default for WriteOptions {
-    /// Level 3, a thread per core up to four, packs of 16 MiB, two of them on their way: at most 256 MiB of memory.
-    /// Each further thread takes about 20 MiB, each further pack 17 MiB.
+    /// Level 3, a thread per core up to three, packs of 16 MiB, two of them on their way: about 210 MiB of memory.
+    /// Each further thread takes about 35 MiB, each further pack 17 MiB.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             level: 3,
-            threads: cores.min(4),
+            threads: cores.min(3),
             verify_encoding: true,
             packs_in_flight: 2,
             pack_bytes_target: 16 << 20,
