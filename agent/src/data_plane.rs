@@ -17,8 +17,10 @@ use holdfast_repository::id::{BlobId, PackId};
 use holdfast_repository::pack::SealedPack;
 use holdfast_runtime::telemetry::inject_trace_context;
 use holdfast_runtime::{SharedClock, TaskGroup, fail_point};
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -39,8 +41,7 @@ pub use source::GrpcSource;
 /// The largest message either side sends: the header of a pack with very many small blobs.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-type Interceptor = fn(Request<()>) -> Result<Request<()>, Status>;
-type DataClient = DataServiceClient<InterceptedService<Channel, Interceptor>>;
+type DataClient = DataServiceClient<InterceptedService<Channel, TraceContext>>;
 
 /// The data service, as one run uses it. Clones share it.
 #[derive(Clone)]
@@ -56,11 +57,12 @@ struct Shared {
     attempt: Attempt,
     cancel: CancellationToken,
     patience: Duration,
+    trace: TraceContext,
 }
 
 impl DataPlane {
     /// The data service for one attempt of a run. `patience`: how long in a row calls may fail for want of a
-    /// controller before the run does.
+    /// controller before the run does. Calls belong to the trace of the current span.
     pub fn new(
         link: Arc<Link>,
         clock: SharedClock,
@@ -69,7 +71,8 @@ impl DataPlane {
         cancel: CancellationToken,
         patience: Duration,
     ) -> Self {
-        Self { shared: Arc::new(Shared { link, clock, tasks, run, attempt, cancel, patience }) }
+        let trace = TraceContext::current();
+        Self { shared: Arc::new(Shared { link, clock, tasks, run, attempt, cancel, patience, trace }) }
     }
 
     fn run_ref(&self) -> v1::RunRef {
@@ -77,7 +80,7 @@ impl DataPlane {
     }
 
     fn client(&self) -> DataClient {
-        DataServiceClient::with_interceptor(self.shared.link.data(), with_trace_context as Interceptor)
+        DataServiceClient::with_interceptor(self.shared.link.data(), self.shared.trace.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -181,12 +184,25 @@ impl DataPlane {
     }
 }
 
-/// Lets the controller's spans be children of the run's.
-fn with_trace_context(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let mut headers = std::mem::take(request.metadata_mut()).into_headers();
-    inject_trace_context(&tracing::Span::current(), &mut headers);
-    *request.metadata_mut() = MetadataMap::from_headers(headers);
-    Ok(request)
+/// Lets the controller's spans be children of the run's. Taken once: the writer calls from threads of its own.
+#[derive(Clone)]
+struct TraceContext(HeaderMap);
+
+impl TraceContext {
+    fn current() -> Self {
+        let mut headers = HeaderMap::new();
+        inject_trace_context(&tracing::Span::current(), &mut headers);
+        Self(headers)
+    }
+}
+
+impl Interceptor for TraceContext {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let mut headers = std::mem::take(request.metadata_mut()).into_headers();
+        headers.extend(self.0.clone());
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
+        Ok(request)
+    }
 }
 
 /// The messages that carry a pack: its header, then its bytes in slices that share them.

@@ -3,12 +3,18 @@
 use std::sync::{Arc, OnceLock};
 
 use holdfast_model::progress::Progress;
+use holdfast_model::restore::{CheckOutcome, RestoreCheck, RestoreReport};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
+
+/// The longest report of a restore, in bytes of its document.
+const REPORT_BYTES_MAX: usize = 1 << 20;
+/// Checks that a report of very many keeps.
+const CHECKS_KEPT_MAX: usize = 1000;
 
 /// Why a run is stopped before it finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +78,7 @@ pub(super) fn end_event(
         Ok(outcome) => {
             return Some(Event::Finished(v1::Finished {
                 warnings,
-                restored_json: outcome.restored.as_ref().map(document).unwrap_or_default(),
+                restored_json: outcome.restored.as_ref().map(bounded).unwrap_or_default(),
                 progress: Some(progress.into()),
             }));
         }
@@ -94,6 +100,25 @@ pub(super) fn end_event(
         Some(StopReason::Abandoned) | None => failure.clone(),
     };
     Some(Event::Failed((&failure).into()))
+}
+
+/// A report as a document that fits into a fact. Of very many checks only those that are not well are kept.
+fn bounded(report: &RestoreReport) -> String {
+    let text = document(report);
+    if text.len() <= REPORT_BYTES_MAX {
+        return text;
+    }
+    let mut report = report.clone();
+    let all = report.checks.len();
+    report.checks.retain(|check| check.outcome != CheckOutcome::Ok);
+    report.checks.truncate(CHECKS_KEPT_MAX);
+    let left_out = all - report.checks.len();
+    report.checks.push(RestoreCheck {
+        name: "report".to_owned(),
+        outcome: CheckOutcome::Warning,
+        detail: format!("{left_out} of {all} checks are left out for their number"),
+    });
+    document(&report)
 }
 
 #[cfg(test)]
@@ -132,6 +157,21 @@ mod tests {
         assert_eq!(code(event(failed(), Some(StopReason::Busy))), "HF-4021");
         assert_eq!(code(event(failed(), Some(StopReason::Deadline(5)))), "HF-4011");
         assert_eq!(code(event(failed(), None)), "HF-2006");
+    }
+
+    #[test]
+    fn a_report_of_very_many_checks_fits_into_a_fact() {
+        let check = |n: usize| RestoreCheck {
+            name: format!("rows of table {n}"),
+            outcome: if n == 77 { CheckOutcome::Failed } else { CheckOutcome::Ok },
+            detail: "x".repeat(100),
+        };
+        let report = RestoreReport { checks: (0..50_000).map(check).collect(), ..RestoreReport::default() };
+        let text = bounded(&report);
+        assert!(text.len() < REPORT_BYTES_MAX);
+        let kept: RestoreReport = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept.checks[0], check(77));
+        assert_eq!(kept.checks[1].detail, "49999 of 50000 checks are left out for their number");
     }
 
     #[test]

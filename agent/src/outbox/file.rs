@@ -26,12 +26,12 @@ const MAGIC: &[u8; 8] = b"HFOUTBOX";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 40;
 const FRAME_HEADER_BYTES: usize = 16;
-/// The largest fact, encoded; a hundred log lines of four KiB fit.
-const FACT_BYTES_MAX: usize = 1 << 20;
+/// The largest fact, encoded: within what one message of the protocol may be. A hundred log lines of four KiB fit.
+const FACT_BYTES_MAX: usize = 3 << 20;
 /// What all facts that wait may take together.
 pub(super) const PENDING_BYTES_MAX: u64 = 64 << 20;
 /// Kept free for the facts that end a run, which must not fail for want of room that log lines took.
-const RESERVED_FOR_ENDS_BYTES: u64 = 2 << 20;
+const RESERVED_FOR_ENDS_BYTES: u64 = 8 << 20;
 /// A file smaller than this is not worth the two syncs of a rewrite.
 const COMPACT_FROM_BYTES: u64 = 1 << 20;
 
@@ -264,7 +264,7 @@ impl OutboxFile {
             return Err(OutboxError::Sync { path: self.path.clone(), source });
         }
         fail_point::hit("agent-outbox-after-fsync");
-        let length = u32::try_from(payload_bytes).expect("a fact has at most 1 MiB, checked above");
+        let length = u32::try_from(payload_bytes).expect("a fact has at most 3 MiB, checked above");
         self.remember(&fact, length)?;
         Ok(fact.seq)
     }
