@@ -64,6 +64,12 @@ demo: ## a whole fleet in one process; Ctrl-C ends it, ARGS=--once makes it stop
 	@CARGO_TARGET_DIR=target cargo build --locked --release -p holdfast --bin holdfast
 	@target/release/holdfast demo $(ARGS)
 
+# Needs root, loop devices and ext4: not part of `make test`.
+.PHONY: power-cuts
+power-cuts: ## cut the power of the controller's state, CUTS times (100)
+	@$(CHECK) cargo build --locked --package holdfast-controller --example state_torture
+	@scripts/power-cuts.sh $(or $(CUTS),100) $(CHECK_TARGET)/debug/examples/state_torture
+
 .PHONY: bench
 bench: bench-setup build ## every row of the comparison with restic, in one run
 	@benches/compare.sh

@@ -3,12 +3,13 @@
 //! It is not in the journal: it can be rebuilt from the repository at any time, and must be after a loss of power
 //! ([`BlobIndex::is_complete`]). It is asked for every chunk of every backup, so it is made for that question: sorted
 //! files of fixed-size slots in blocks with checksums, a filter and one key per block in memory, merged in the
-//! background (`docs/adr/0006-blob-index.md` has the numbers, and why sled does not do here).
+//! background (`docs/adr/0010-blob-index-in-sorted-files.md` has the numbers, and why sled does not do here).
 //!
 //! In reading order: [`slot`] (one entry), [`segment`] (a sorted file), [`filter`], [`recent`] (what is not in a file
 //! yet), [`packs`] (numbers for packs), [`disk`] (all together).
 
 pub mod disk;
+mod files;
 pub mod filter;
 mod merge;
 pub mod packs;

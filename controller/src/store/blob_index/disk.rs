@@ -19,11 +19,11 @@ use async_trait::async_trait;
 use holdfast_repository::id::{BlobId, PackId};
 use holdfast_repository::index::BlobLocation;
 use holdfast_repository::pack::PackEntry;
-use holdfast_runtime::durable_file::{self, Access, FolderLock};
+use holdfast_runtime::durable_file::{self, FolderLock};
 use holdfast_runtime::{OnEnd, TaskGroup, fail_point};
 use parking_lot::{Condvar, Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
+use super::files::{Marker, file_path, numbered, remove_file, remove_unfinished, wipe};
 use super::merge::{self, Merge};
 use super::packs::{Packs, Removed};
 use super::recent::{Log, Recent};
@@ -40,33 +40,22 @@ pub struct BlobIndexSettings {
     pub boot_id: Option<String>,
     /// Slots that are kept in memory before they become a segment; each takes about 100 bytes, twice at worst.
     pub recent_slots_max: usize,
-    /// Memory for the filters of all segments.
-    pub filter_bytes_max: u64,
+    /// Memory for the filters of all segments, about; there are rarely more than eight large ones.
+    pub filters_bytes: u64,
 }
 
 impl BlobIndexSettings {
     /// 65,536 recent slots (13 MiB) and 32 MiB of filters; 100 million blobs take 10 MiB more.
     pub fn new(folder: impl Into<PathBuf>, boot_id: Option<String>) -> Self {
-        Self { folder: folder.into(), boot_id, recent_slots_max: 65_536, filter_bytes_max: 32 << 20 }
+        Self { folder: folder.into(), boot_id, recent_slots_max: 65_536, filters_bytes: 32 << 20 }
     }
 
     fn marker(&self) -> PathBuf {
         self.folder.join("marker")
     }
-}
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Marker {
-    boot_id: Option<String>,
-    clean: bool,
-    complete: bool,
-}
-
-impl Marker {
-    fn write(&self, path: &Path) -> Result<(), BlobIndexError> {
-        let bytes = serde_json::to_vec(self).expect("three plain fields can be written as JSON");
-        durable_file::replace(path, &bytes, Access::Owner)
-            .map_err(BlobIndexError::io("writing the marker of the blob index", path))
+    fn filter_bytes_max(&self) -> u64 {
+        self.filters_bytes / 8
     }
 }
 
@@ -126,7 +115,7 @@ impl DiskBlobIndex {
         durable_file::create_folders(folder)
             .map_err(BlobIndexError::io("making the folder of the blob index", folder))?;
         let lock = FolderLock::take(folder).map_err(BlobIndexError::io("locking the blob index", folder))?;
-        let marker = read_marker(&settings.marker())?;
+        let marker = Marker::read(&settings.marker())?;
         let trusted = marker.filter(|marker| {
             marker.clean || (settings.boot_id.is_some() && marker.boot_id == settings.boot_id)
         });
@@ -239,57 +228,9 @@ impl BlobIndex for DiskBlobIndex {
     }
 }
 
-fn read_marker(path: &Path) -> Result<Option<Marker>, BlobIndexError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(BlobIndexError::io("reading the marker of the blob index", path)(error)),
-    }
-}
-
-fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>, BlobIndexError> {
-    let failed = || BlobIndexError::io("listing the blob index", folder);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed())? {
-        let path = entry.map_err(failed())?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(number) = name.strip_suffix(suffix).and_then(|digits| digits.parse().ok()) {
-            found.push((number, path));
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-fn remove_file(path: &Path) -> Result<(), BlobIndexError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BlobIndexError::io("removing a file of the blob index", path)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes everything but the lock.
-fn wipe(folder: &Path) -> Result<(), BlobIndexError> {
-    // The marker first: what is half wiped must not be trusted.
-    durable_file::remove(&folder.join("marker"))
-        .map_err(BlobIndexError::io("removing the marker of the blob index", folder))?;
-    for suffix in [".segment", ".log", durable_file::TEMPORARY_SUFFIX] {
-        for (_, path) in numbered(folder, suffix)? {
-            remove_file(&path)?;
-        }
-    }
-    remove_file(&folder.join("packs"))?;
-    remove_file(&folder.join("removed"))
-}
-
-fn file_path(folder: &Path, number: u64, suffix: &str) -> PathBuf {
-    folder.join(format!("{number:012}{suffix}"))
-}
-
 /// State, log, and the first number that no file has had.
 fn load(folder: &Path) -> Result<(State, Log, u64), BlobIndexError> {
+    remove_unfinished(folder)?;
     let segment_files = numbered(folder, ".segment")?;
     let log_files = numbered(folder, ".log")?;
     let newest = segment_files.iter().chain(&log_files).map(|(number, _)| *number).max().unwrap_or(0);
@@ -460,8 +401,9 @@ impl Inner {
         }
         let new = Log::begin(&self.new_file(".log"))?;
         let old = std::mem::replace(log, new).path().to_owned();
+        let empty = Recent::with_room(self.settings.recent_slots_max);
         let mut state = self.state.write();
-        let recent = std::mem::take(&mut state.recent);
+        let recent = std::mem::replace(&mut state.recent, empty);
         state.frozen = Some((Arc::new(recent), old));
         drop(state);
         signal.work = true;
@@ -506,7 +448,7 @@ impl Inner {
         let Some((frozen, log)) = self.state.read().frozen.clone() else { return Ok(()) };
         // The number of the log is free for the segment: the suffix differs.
         let path = log.with_extension("segment");
-        let merge = Merge { path, filter_bits_per_key: self.filter_bits_per_key(frozen.len() as u64) };
+        let merge = Merge { path, filter_bytes_max: self.settings.filter_bytes_max() };
         let segment = merge.write_sorted(frozen.sorted())?;
         fail_point::hit("blob-index-after-segment");
         let mut state = self.state.write();
@@ -515,11 +457,6 @@ impl Inner {
         drop(state);
         self.tell_writers();
         remove_file(&log)
-    }
-
-    fn filter_bits_per_key(&self, added: u64) -> u64 {
-        let total: u64 = self.state.read().segments.iter().map(|segment| segment.slots()).sum();
-        self.settings.filter_bytes_max * 8 / (total + added).max(1)
     }
 
     /// Merges segments of a size until there are few of each.
@@ -537,7 +474,7 @@ impl Inner {
             }
             let parts: Vec<Arc<Segment>> = chosen.iter().map(|&place| segments[place].clone()).collect();
             let merge =
-                Merge { path: self.new_file(".segment"), filter_bits_per_key: self.filter_bits_per_key(0) };
+                Merge { path: self.new_file(".segment"), filter_bytes_max: self.settings.filter_bytes_max() };
             let merged = merge.write_merged(&parts, &removed)?;
             fail_point::hit("blob-index-after-merge");
             {

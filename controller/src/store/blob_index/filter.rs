@@ -20,9 +20,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// An empty filter for so many ids, of an index that shall use so many bits for each in all.
-    pub fn for_keys(keys: u64, bits_per_key: u64) -> Self {
-        let bits_per_key = bits_per_key.clamp(1, BITS_PER_KEY_MAX);
+    /// An empty filter for so many ids, of about so many bytes at most: beyond them it says less.
+    pub fn for_keys(keys: u64, bytes_max: u64) -> Self {
+        let bits_per_key = (bytes_max * 8 / keys.max(1)).clamp(1, BITS_PER_KEY_MAX);
         let blocks = (keys * bits_per_key).div_ceil(BLOCK_BITS as u64).max(1);
         // ln 2 times the bits of each id is the best number.
         let hashes = u32::try_from(bits_per_key * 69 / 100).unwrap_or(HASHES_MAX).clamp(1, HASHES_MAX);
@@ -88,8 +88,9 @@ mod tests {
     fn what_was_entered_is_found_and_most_else_is_not() {
         let ids: Vec<BlobId> = (0..20_000_u32).map(|n| BlobId::of(&n.to_le_bytes())).collect();
         let (known, unknown) = ids.split_at(10_000);
-        for (bits_per_key, false_share_max) in [(10, 0.03), (3, 0.40)] {
-            let mut filter = Filter::for_keys(10_000, bits_per_key);
+        for (bytes_max, false_share_max) in [(1 << 20, 0.03), (3_750, 0.40)] {
+            let mut filter = Filter::for_keys(10_000, bytes_max);
+            assert!(filter.words().len() * 8 <= 12_544);
             known.iter().for_each(|id| filter.insert(id));
             assert!(known.iter().all(|id| filter.may_contain(id)));
             let false_hits = unknown.iter().filter(|id| filter.may_contain(id)).count();

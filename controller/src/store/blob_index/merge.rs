@@ -13,18 +13,18 @@ use super::slot::Slot;
 /// So many segments of a size are merged into one of the next. A blob is written once for each size.
 const FAN_IN: usize = 4;
 /// The same during a rebuild, when much is written and little is asked.
-const FAN_IN_OF_REBUILD: usize = 16;
+const FAN_IN_OF_REBUILD: usize = 8;
 
 /// A segment in the making.
 pub(super) struct Merge {
     pub(super) path: PathBuf,
-    pub(super) filter_bits_per_key: u64,
+    pub(super) filter_bytes_max: u64,
 }
 
 impl Merge {
     /// Writes sorted slots; nothing when there are none.
     pub(super) fn write_sorted(self, slots: Vec<Slot>) -> Result<Option<Segment>, BlobIndexError> {
-        let mut builder = Builder::begin(&self.path, slots.len() as u64, self.filter_bits_per_key)?;
+        let mut builder = Builder::begin(&self.path, slots.len() as u64, self.filter_bytes_max)?;
         let mut last = None;
         for slot in slots {
             if last.replace(slot) != Some(slot) {
@@ -41,7 +41,7 @@ impl Merge {
         removed: &Removed,
     ) -> Result<Option<Segment>, BlobIndexError> {
         let slots = parts.iter().map(|part| part.slots()).sum();
-        let mut builder = Builder::begin(&self.path, slots, self.filter_bits_per_key)?;
+        let mut builder = Builder::begin(&self.path, slots, self.filter_bytes_max)?;
         let mut streams: Vec<SlotStream<'_>> = parts.iter().map(|part| part.stream()).collect();
         let mut heads: Vec<Option<Slot>> = Vec::with_capacity(streams.len());
         let mut next = BinaryHeap::new();
@@ -88,8 +88,8 @@ mod tests {
         assert_eq!(choose(&[400, 100, 100, 100, 120], 100, true), [1, 2, 3, 4]);
         assert_eq!(choose(&[400, 100, 500, 1_599, 400], 100, true), [0, 2, 3, 4]);
         assert_eq!(choose(&[400, 410, 420, 430, 7, 8, 9, 10], 100, true), [4, 5, 6, 7]);
-        assert!(choose(&[100; 15], 100, false).is_empty());
-        assert_eq!(choose(&[100; 16], 100, false).len(), 16);
+        assert!(choose(&[100; 7], 100, false).is_empty());
+        assert_eq!(choose(&[100; 8], 100, false).len(), 8);
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub struct Recent {
 }
 
 impl Recent {
+    /// Empty, with room for so many slots: growing step by step would leave holes of all sizes in memory.
+    pub fn with_room(slots: usize) -> Self {
+        Self {
+            slots: Vec::with_capacity(slots),
+            older: Vec::with_capacity(slots),
+            newest: IdMap::with_capacity_and_hasher(slots, Default::default()),
+        }
+    }
+
     /// How many slots there are.
     pub fn len(&self) -> usize {
         self.slots.len()

@@ -32,10 +32,36 @@ const MAGIC: &[u8; 8] = b"HFBLOB\0\x01";
 /// Blocks that a merge reads at a time.
 const STREAM_BLOCKS: u64 = 32;
 
-#[derive(Debug, Clone, Copy)]
-struct Fence {
-    prefix: u64,
+/// What is written and read of the tables at a time: they must not be in memory twice. Whole fences and whole words fit.
+const TABLE_BYTES: usize = FENCE_BYTES * 8 * 1_024;
+
+/// The beginning and the checksum of each block.
+#[derive(Debug, Default)]
+struct Fences {
+    prefixes: Vec<u64>,
+    checksums: Vec<u32>,
+}
+
+/// Reads what lies behind the slots, a piece at a time.
+struct Tables<'a> {
+    file: &'a File,
+    at: u64,
     checksum: u32,
+}
+
+impl Tables<'_> {
+    fn read(&mut self, mut length: u64, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
+        let mut bytes = vec![0; TABLE_BYTES];
+        while length > 0 {
+            let piece = &mut bytes[..length.min(TABLE_BYTES as u64) as usize];
+            self.file.read_exact_at(piece, self.at)?;
+            self.checksum = crc32c::crc32c_append(self.checksum, piece);
+            take(piece);
+            self.at += piece.len() as u64;
+            length -= piece.len() as u64;
+        }
+        Ok(())
+    }
 }
 
 /// One sorted file, open for reading.
@@ -44,7 +70,7 @@ pub struct Segment {
     path: PathBuf,
     file: File,
     slots: u64,
-    fences: Vec<Fence>,
+    fences: Fences,
     filter: Filter,
 }
 
@@ -78,21 +104,28 @@ impl Segment {
         {
             return Err(damaged("its length does not fit its footer"));
         }
-        let mut bytes = vec![0; usize::try_from(tables).map_err(|_| damaged("it is too large"))?];
-        file.read_exact_at(&mut bytes, footer_at - tables).map_err(failed())?;
-        if crc32c::crc32c(&bytes) != u32_at(28) {
+        let mut tables = Tables { file: &file, at: footer_at - tables, checksum: 0 };
+        let mut fences = Fences::default();
+        tables
+            .read(blocks * FENCE_BYTES as u64, |bytes| {
+                for fence in bytes.as_chunks::<FENCE_BYTES>().0 {
+                    let (prefix, checksum) = fence.split_first_chunk::<8>().expect("a fence has 12 bytes");
+                    fences.prefixes.push(u64::from_be_bytes(*prefix));
+                    let checksum = checksum.first_chunk().expect("a fence has 12 bytes");
+                    fences.checksums.push(u32::from_le_bytes(*checksum));
+                }
+            })
+            .map_err(failed())?;
+        let mut filter = Vec::new();
+        tables
+            .read(words * 8, |bytes| {
+                filter.extend(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)));
+            })
+            .map_err(failed())?;
+        if tables.checksum != u32_at(28) {
             return Err(damaged("the checksum of its tables does not fit"));
         }
-        let (fence_bytes, filter_bytes) = bytes.split_at(blocks as usize * FENCE_BYTES);
-        let (fence_rows, _) = fence_bytes.as_chunks::<FENCE_BYTES>();
-        let fences = fence_rows.iter().map(|row| {
-            let (prefix, checksum) = row.split_first_chunk::<8>().expect("a fence has 12 bytes");
-            let checksum = checksum.first_chunk().expect("a fence has 12 bytes");
-            Fence { prefix: u64::from_be_bytes(*prefix), checksum: u32::from_le_bytes(*checksum) }
-        });
-        let fences = fences.collect();
-        let words = filter_bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let filter = Filter::from_parts(words, u32_at(24)).ok_or_else(|| damaged("its filter is none"))?;
+        let filter = Filter::from_parts(filter, u32_at(24)).ok_or_else(|| damaged("its filter is none"))?;
         Ok(Self { path: path.to_owned(), file, slots, fences, filter })
     }
 
@@ -122,9 +155,9 @@ impl Segment {
         }
         let wanted = prefix(id);
         // Equal prefixes may begin in the block before the first fence that shows them.
-        let first = self.fences.partition_point(|fence| fence.prefix < wanted).saturating_sub(1);
-        for (number, fence) in self.fences.iter().enumerate().skip(first) {
-            if fence.prefix > wanted {
+        let first = self.fences.prefixes.partition_point(|&prefix| prefix < wanted).saturating_sub(1);
+        for (number, &prefix) in self.fences.prefixes.iter().enumerate().skip(first) {
+            if prefix > wanted {
                 return Ok(None);
             }
             self.load(number, cache)?;
@@ -153,7 +186,7 @@ impl Segment {
         self.file
             .read_exact_at(&mut cache.bytes, (number * BLOCK_BYTES) as u64)
             .map_err(BlobIndexError::io("reading a segment of the blob index", &self.path))?;
-        if crc32c::crc32c(&cache.bytes) != self.fences[number].checksum {
+        if crc32c::crc32c(&cache.bytes) != self.fences.checksums[number] {
             return Err(BlobIndexError::Damaged {
                 path: self.path.clone(),
                 reason: "a block is not what was written",
@@ -210,13 +243,10 @@ impl SlotStream<'_> {
             .file
             .read_exact_at(&mut self.bytes, start)
             .map_err(BlobIndexError::io("reading a segment of the blob index", &segment.path))?;
-        let fences = &segment.fences[(self.next_block as usize).min(segment.fences.len())..];
-        if self
-            .bytes
-            .chunks(BLOCK_BYTES)
-            .zip(fences)
-            .any(|(block, fence)| crc32c::crc32c(block) != fence.checksum)
-        {
+        let checksums = &segment.fences.checksums;
+        let checksums = &checksums[(self.next_block as usize).min(checksums.len())..];
+        let mut blocks = self.bytes.chunks(BLOCK_BYTES).zip(checksums);
+        if blocks.any(|(block, &expected)| crc32c::crc32c(block) != expected) {
             let path = segment.path.clone();
             return Err(BlobIndexError::Damaged { path, reason: "a block is not what was written" });
         }
@@ -230,7 +260,7 @@ pub struct Builder {
     path: PathBuf,
     file: DurableFile,
     block: Vec<u8>,
-    tables: Vec<u8>,
+    fences: Vec<u8>,
     filter: Filter,
     slots: u64,
 }
@@ -240,15 +270,15 @@ impl Builder {
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn begin(path: &Path, slots_max: u64, filter_bits_per_key: u64) -> Result<Self, BlobIndexError> {
+    pub fn begin(path: &Path, slots_max: u64, filter_bytes_max: u64) -> Result<Self, BlobIndexError> {
         let file = DurableFile::create(path, Access::Owner)
             .map_err(BlobIndexError::io("beginning a segment of the blob index", path))?;
         Ok(Self {
             path: path.to_owned(),
             file,
             block: Vec::with_capacity(BLOCK_BYTES),
-            tables: Vec::new(),
-            filter: Filter::for_keys(slots_max, filter_bits_per_key),
+            fences: Vec::new(),
+            filter: Filter::for_keys(slots_max, filter_bytes_max),
             slots: 0,
         })
     }
@@ -259,7 +289,7 @@ impl Builder {
     /// The file system refuses.
     pub fn add(&mut self, slot: &Slot) -> Result<(), BlobIndexError> {
         if self.block.is_empty() {
-            self.tables.extend_from_slice(&prefix(slot.id()).to_be_bytes());
+            self.fences.extend_from_slice(&prefix(slot.id()).to_be_bytes());
         }
         slot.encode(&mut self.block);
         self.filter.insert(slot.id());
@@ -271,7 +301,7 @@ impl Builder {
         if self.block.is_empty() {
             return Ok(());
         }
-        self.tables.extend_from_slice(&crc32c::crc32c(&self.block).to_le_bytes());
+        self.fences.extend_from_slice(&crc32c::crc32c(&self.block).to_le_bytes());
         let block = std::mem::take(&mut self.block);
         self.put(&block)?;
         self.block = block;
@@ -294,17 +324,25 @@ impl Builder {
             return Ok(None);
         }
         self.end_block()?;
-        let mut tables = std::mem::take(&mut self.tables);
-        tables.extend(self.filter.words().iter().flat_map(|word| word.to_le_bytes()));
-        self.put(&tables)?;
+        let mut checksum = crc32c::crc32c(&self.fences);
+        let fences = std::mem::take(&mut self.fences);
+        self.put(&fences)?;
+        drop(fences);
+        let filter = std::mem::replace(&mut self.filter, Filter::for_keys(0, 0));
+        for words in filter.words().chunks(TABLE_BYTES / 8) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            checksum = crc32c::crc32c_append(checksum, &bytes);
+            self.put(&bytes)?;
+        }
         let mut footer = Vec::with_capacity(FOOTER_BYTES);
         footer.extend_from_slice(MAGIC);
         footer.extend_from_slice(&self.slots.to_le_bytes());
-        footer.extend_from_slice(&(self.filter.words().len() as u64).to_le_bytes());
-        footer.extend_from_slice(&self.filter.hashes().to_le_bytes());
-        footer.extend_from_slice(&crc32c::crc32c(&tables).to_le_bytes());
+        footer.extend_from_slice(&(filter.words().len() as u64).to_le_bytes());
+        footer.extend_from_slice(&filter.hashes().to_le_bytes());
+        footer.extend_from_slice(&checksum.to_le_bytes());
         footer.resize(FOOTER_BYTES - 4, 0);
         footer.extend_from_slice(&crc32c::crc32c(&footer).to_le_bytes());
+        drop(filter);
         self.put(&footer)?;
         let path = self.path;
         self.file.commit().map_err(BlobIndexError::io("writing a segment of the blob index", &path))?;

@@ -237,11 +237,14 @@ async fn a_log_cut_anywhere_keeps_its_whole_groups() {
     let whole = std::fs::read(&log).unwrap();
     for cut in (first_end as usize..whole.len()).step_by(7) {
         let torn = house.crashed();
+        std::fs::write(torn.folder.path().join("000000000009.segment.tmp"), b"half").unwrap();
         let copy = torn.folder.path().join(log.file_name().unwrap());
         std::fs::write(&copy, &whole[..cut]).unwrap();
         let index = torn.open();
         expect_filled(&index, 0..2, 3).await;
         assert_eq!(index.contains(vec![blob(6)]).await.unwrap(), [false]);
+        let left = std::fs::read_dir(torn.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        assert!(!left.into_iter().any(|path| path.extension().is_some_and(|suffix| suffix == "tmp")));
     }
 }
 
