@@ -134,14 +134,11 @@ impl Chunker {
 /// Length of the chunks of a file of database pages: the larger the file, the larger its chunks, so that a file never
 /// drowns the index; always a multiple of the page.
 ///
-/// Below 2 GiB 128 KiB, then doubled with each doubling of the file up to 1 MiB from 8 GiB on.
+/// The 8,192nd part of the file rounded up to a power of two, at least 16 KiB and at most 1 MiB: small databases, in
+/// which a few changes touch a large share of all pages, get an increment that is small as well.
 pub fn fixed_chunk_bytes(file_bytes: u64, page_bytes: u32) -> usize {
-    let base: usize = match file_bytes >> 31 {
-        0 => 128 << 10,
-        1 => 256 << 10,
-        2..=3 => 512 << 10,
-        _ => 1 << 20,
-    };
+    let part = usize::try_from(file_bytes / 8192).unwrap_or(usize::MAX).min(1 << 20);
+    let base = part.next_power_of_two().clamp(16 << 10, 1 << 20);
     base.next_multiple_of(page_bytes.max(1) as usize).min(CHUNK_BYTES_MAX)
 }
 
@@ -256,7 +253,8 @@ mod tests {
                 assert_eq!(fixed_chunk_bytes(size, page) % page as usize, 0);
             }
         }
-        assert_eq!(fixed_chunk_bytes(500 << 20, 4096), 128 << 10);
+        assert_eq!(fixed_chunk_bytes(12 << 20, 4096), 16 << 10);
+        assert_eq!(fixed_chunk_bytes(550 << 20, 4096), 128 << 10);
         assert_eq!(fixed_chunk_bytes(1 << 40, 8192), 1 << 20);
     }
 }
