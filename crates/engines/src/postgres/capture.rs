@@ -15,20 +15,19 @@ use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{DatabaseManifest, Manifest, TableManifest};
 use holdfast_model::source::{EngineKind, PostgresConfig};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::ArchiveSummary;
 use super::catalog::{self, Inventory, Relation, ServerFacts};
-use super::connect::{Server, Session, client_tool};
-use super::dump::{DumpOutcome, DumpReader, dump_failed};
+use super::connect::{Server, Session, client_tool, or_cancelled};
+use super::dump::{DumpProgress, DumpReader, dump_failed};
 use super::quote::{file_name, printable};
 use super::tools::{self, Tools};
 use super::{DATABASES_FOLDER, GLOBALS_FILE};
 use crate::tool::{SecretFile, ToolInput, ToolOutput, query_version};
 use crate::{
-    Capture, Content, EngineContext, EngineError, Entry, FileTime, FileType, Metadata, StoredSummary,
+    Capture, Content, EngineContext, EngineError, Entry, FileTime, FileType, Metadata, RunLog, StoredSummary,
 };
 
 /// Longest list of roles and tablespaces that is taken.
@@ -50,7 +49,7 @@ struct DatabaseCapture {
     inventory: Inventory,
     /// Keeps the snapshot alive until the dump is over.
     session: Option<Arc<Session>>,
-    outcome: DumpOutcome,
+    progress: Arc<DumpProgress>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +99,8 @@ pub(crate) async fn open(
     for database in &mut databases {
         let session = database.session.as_ref().expect("it was opened just now and nothing was dumped yet");
         database.inventory = Inventory::read(session, cancel).await?;
-        catalog::require_readable(&database.inventory.relations, &database.name, server.user())?;
+        let relations = &database.inventory.relations;
+        catalog::require_readable(relations, &database.name, server.user())?;
     }
     // The order in which the tree holds their files.
     databases.sort_by(|a, b| a.path.cmp(&b.path));
@@ -147,34 +147,74 @@ async fn export_snapshots(
             snapshot,
             inventory: Inventory::default(),
             session: Some(Arc::new(session)),
-            outcome: Arc::new(Mutex::new(None)),
+            progress: Arc::default(),
         });
     }
     Ok(databases)
 }
 
-/// What is to be counted, in the order of the dumps: counting reads ahead of them what they will read.
-fn counting_work(databases: &[DatabaseCapture]) -> Vec<(Arc<Session>, Vec<Relation>)> {
+/// One database whose rows are to be counted while it is dumped.
+struct CountingWork {
+    database: String,
+    session: Arc<Session>,
+    relations: Vec<Relation>,
+    progress: Arc<DumpProgress>,
+}
+
+fn counting_work(databases: &[DatabaseCapture]) -> Vec<CountingWork> {
     let work = databases.iter().filter_map(|database| {
         let counted = database.inventory.relations.iter().filter(|relation| relation.counted);
-        Some((Arc::clone(database.session.as_ref()?), counted.cloned().collect()))
+        Some(CountingWork {
+            database: database.name.clone(),
+            session: Arc::clone(database.session.as_ref()?),
+            relations: counted.cloned().collect(),
+            progress: Arc::clone(&database.progress),
+        })
     });
     work.collect()
 }
 
-async fn count_all(
-    work: Vec<(Arc<Session>, Vec<Relation>)>,
-    cancel: CancellationToken,
-) -> Result<Vec<Counts>, EngineError> {
+async fn count_all(work: Vec<CountingWork>, cancel: CancellationToken) -> Result<Vec<Counts>, EngineError> {
     let mut counts = Vec::with_capacity(work.len());
-    for (session, relations) in work {
-        let mut tables = Counts::new();
-        for relation in &relations {
-            tables.insert(relation.key(), catalog::count_rows(&session, relation, &cancel).await?);
-        }
-        counts.push(tables);
+    for work in work {
+        counts.push(work.count(&cancel).await?);
     }
     Ok(counts)
+}
+
+impl CountingWork {
+    /// Counts from the moment the dump has its locks on, in the order of the dump: counting reads ahead what it will
+    /// read.
+    ///
+    /// Tables that somebody changed before those locks make the dump itself wrong. Tables changed after the dump, while
+    /// counting goes on, are left out: their dump is right, only the count is not.
+    async fn count(self, cancel: &CancellationToken) -> Result<Counts, EngineError> {
+        or_cancelled(cancel, self.progress.started.notified()).await?;
+        let changed = catalog::changed_tables(&self.session, cancel).await?;
+        if let Some(table) = changed.first() {
+            return Err(EngineError::new(
+                ErrorCode::CaptureIncomplete,
+                format!(
+                    "table {} of database {} was changed between the snapshot and its dump",
+                    printable(table),
+                    printable(&self.database)
+                ),
+            )
+            .caused_by(
+                "a table that is truncated, rewritten, renamed or dropped is gone from older snapshots too",
+            ));
+        }
+        let mut tables = Counts::new();
+        for relation in &self.relations {
+            if let Some(rows) = catalog::count_rows_in_passing(&self.session, relation, cancel).await? {
+                tables.insert(relation.key(), rows);
+            }
+        }
+        for table in catalog::changed_tables(&self.session, cancel).await? {
+            tables.remove(&table);
+        }
+        Ok(tables)
+    }
 }
 
 async fn read_globals(
@@ -240,10 +280,10 @@ impl Capture for PostgresCapture {
             EngineError::new(ErrorCode::CaptureIncomplete, "counting rows ended early").caused_by(error)
         })??;
         let mut databases = Vec::with_capacity(self.databases.len());
-        for (database, tables) in self.databases.iter().zip(counted) {
-            let summary = database.outcome.lock().take().ok_or_else(|| not_read(&database.name))?;
+        for (database, mut tables) in self.databases.iter().zip(counted) {
+            let summary = database.progress.outcome.lock().take().ok_or_else(|| not_read(&database.name))?;
             require_stored(&stored, &database.path, summary.bytes)?;
-            compare(database, &summary, &tables)?;
+            compare(database, &summary, &mut tables, self.context.log.as_ref())?;
             databases.push(database_manifest(database, tables));
         }
         require_stored(&stored, GLOBALS_FILE, self.globals.len() as u64)?;
@@ -270,7 +310,7 @@ impl PostgresCapture {
         let Some(before) = at.checked_sub(1).and_then(|before| self.databases.get_mut(before)) else {
             return Ok(());
         };
-        if before.outcome.lock().is_none() {
+        if before.progress.outcome.lock().is_none() {
             return Err(not_read(&before.name));
         }
         before.session = None;
@@ -289,7 +329,7 @@ impl PostgresCapture {
         Ok(DumpReader::new(
             &database.name,
             tool,
-            Arc::clone(&database.outcome),
+            Arc::clone(&database.progress),
             Arc::clone(&self.context.log),
         ))
     }
@@ -343,11 +383,29 @@ fn require_stored(stored: &StoredSummary, path: &str, bytes: u64) -> Result<(), 
     }
 }
 
+fn database_manifest(database: &DatabaseCapture, tables: Counts) -> DatabaseManifest {
+    let inventory = &database.inventory;
+    DatabaseManifest {
+        name: database.name.clone(),
+        path: database.path.clone(),
+        tables,
+        schema_hash: inventory.schema_hash.clone(),
+        extensions: inventory.extensions.clone(),
+        sequences: inventory.sequences.clone(),
+        large_objects: inventory.large_objects,
+        roles: inventory.roles.clone(),
+        encoding: Some(inventory.encoding.clone()),
+        settings: BTreeMap::new(),
+        logical_bytes: inventory.logical_bytes,
+    }
+}
+
 /// The archive must hold exactly the tables, rows and large objects that the server counted.
 fn compare(
     database: &DatabaseCapture,
     summary: &ArchiveSummary,
-    counted: &Counts,
+    counted: &mut Counts,
+    log: &dyn RunLog,
 ) -> Result<(), EngineError> {
     let name = printable(&database.name);
     let differs = |what: String| Err(EngineError::new(ErrorCode::CaptureInconsistent, what));
@@ -364,16 +422,23 @@ fn compare(
             continue;
         }
         let key = relation.key();
-        let rows = counted.get(&key).map_or(0, |table| table.rows);
-        match dumped.remove(&raw) {
-            Some(found) if found == rows => {}
-            Some(found) => {
+        let rows = counted.get(&key).map(|table| table.rows);
+        match (dumped.remove(&raw), rows) {
+            (Some(found), Some(rows)) if found == rows => {}
+            (Some(found), None) => {
+                log.info(&format!(
+                    "table {} of database {name} was changed after its dump: its {found} rows are counted there only",
+                    printable(&key)
+                ));
+                counted.insert(key, TableManifest { rows: found });
+            }
+            (Some(found), Some(rows)) => {
                 return differs(format!(
                     "table {} of database {name} has {rows} rows, its dump {found}",
                     printable(&key)
                 ));
             }
-            None => {
+            (None, _) => {
                 return differs(format!("the dump of database {name} lacks table {}", printable(&key)));
             }
         }
@@ -393,21 +458,4 @@ fn compare(
         ));
     }
     Ok(())
-}
-
-fn database_manifest(database: &DatabaseCapture, tables: Counts) -> DatabaseManifest {
-    let inventory = &database.inventory;
-    DatabaseManifest {
-        name: database.name.clone(),
-        path: database.path.clone(),
-        tables,
-        schema_hash: inventory.schema_hash.clone(),
-        extensions: inventory.extensions.clone(),
-        sequences: inventory.sequences.clone(),
-        large_objects: inventory.large_objects,
-        roles: inventory.roles.clone(),
-        encoding: Some(inventory.encoding.clone()),
-        settings: BTreeMap::new(),
-        logical_bytes: inventory.logical_bytes,
-    }
 }

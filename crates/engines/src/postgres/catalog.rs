@@ -1,12 +1,13 @@
 //! What the catalogs say of a server and of one database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::TableManifest;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Server, Session};
+use super::connect::{Server, Session, or_cancelled};
 use super::quote::{literal, printable, qualified, readable};
 use crate::EngineError;
 
@@ -164,7 +165,7 @@ pub(crate) async fn relations(
     let rows = session.query(RELATIONS, &[], cancel).await?;
     let mut relations = Vec::with_capacity(rows.len());
     for row in &rows {
-        let text = |column: usize| row.try_get::<_, String>(column).map_err(|error| session.failed(error));
+        let text = |column: usize| session.text(row, column);
         let kind = text(4)?.chars().next().unwrap_or('r');
         let (populated, beyond_reach, of_extension): (bool, bool, bool) =
             (row.get(5), row.get(6), row.get(7));
@@ -210,6 +211,23 @@ pub(crate) fn require_readable(
     .then(format!("psql -d {} -c 'GRANT pg_read_all_data TO {user}'", shell_word(database))))
 }
 
+/// Tables with data that were renamed, dropped, truncated or rewritten since the snapshot of the session's transaction.
+///
+/// Rows come from the snapshot, but names and files are looked up as they are now, by the server's own rules: for such a
+/// table `pg_dump` and `count(*)` would see another table, or none of its rows, without an error.
+pub(crate) async fn changed_tables(
+    session: &Session,
+    cancel: &CancellationToken,
+) -> Result<BTreeSet<String>, EngineError> {
+    // A query reads the catalogs of the snapshot, the functions in it those of now.
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+               AND (pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode \
+               OR c.oid::regclass::text IS DISTINCT FROM format('%I.%I', n.nspname, c.relname))";
+    let rows = session.query(sql, &[], cancel).await?;
+    rows.iter().map(|row| Ok(readable(&session.text(row, 0)?, &session.text(row, 1)?))).collect()
+}
+
 /// Counts the rows of one relation exactly, in the session's snapshot.
 pub(crate) async fn count_rows(
     session: &Session,
@@ -219,6 +237,31 @@ pub(crate) async fn count_rows(
     let sql = format!("SELECT count(*) FROM ONLY {}", qualified(&relation.schema, &relation.name));
     let rows = session.query_one(&sql, &[], cancel).await?.get(0);
     Ok(TableManifest { rows: unsigned(rows) })
+}
+
+/// Counts the rows of one relation and gives its lock up again, so that nobody who changes tables waits for a capture
+/// longer than for one count. Nothing when the relation is gone by now.
+pub(crate) async fn count_rows_in_passing(
+    session: &Session,
+    relation: &Relation,
+    cancel: &CancellationToken,
+) -> Result<Option<TableManifest>, EngineError> {
+    session.run("SAVEPOINT counting", cancel).await?;
+    let sql = format!("SELECT count(*) FROM ONLY {}", qualified(&relation.schema, &relation.name));
+    let counted = or_cancelled(cancel, session.client.query_one(&sql, &[])).await?;
+    let rows = match counted {
+        Ok(row) => Some(TableManifest { rows: unsigned(row.get(0)) }),
+        Err(error) if is_gone(&error) => None,
+        Err(error) => return Err(session.failed(error)),
+    };
+    session.run("ROLLBACK TO SAVEPOINT counting", cancel).await?;
+    Ok(rows)
+}
+
+fn is_gone(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_some_and(|state| [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(state))
 }
 
 /// What one database holds besides rows, as seen in the session's transaction.
@@ -292,7 +335,9 @@ pub(crate) async fn sequences(
     let sql = "SELECT schemaname::text, sequencename::text, last_value FROM pg_sequences \
                WHERE schemaname !~ '^pg_' AND schemaname <> 'information_schema'";
     let rows = session.query(sql, &[], cancel).await?;
-    Ok(rows.iter().map(|row| (readable(row.get::<_, &str>(0), row.get::<_, &str>(1)), row.get(2))).collect())
+    rows.iter()
+        .map(|row| Ok((readable(&session.text(row, 0)?, &session.text(row, 1)?), row.get(2))))
+        .collect()
 }
 
 /// How many large objects the session's database has.

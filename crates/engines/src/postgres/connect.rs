@@ -14,6 +14,7 @@ use holdfast_model::secret::Secret;
 use holdfast_model::source::PostgresConnect;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -215,8 +216,13 @@ pub(crate) struct Session {
 impl Session {
     async fn prepare(&self, cancel: &CancellationToken) -> Result<(), EngineError> {
         self.run(SESSION_SETTINGS, cancel).await?;
-        let row = self.query_one("SELECT current_setting('server_version_num')::int4", &[], cancel).await?;
+        let sql = "SELECT current_setting('server_version_num')::int4, getdatabaseencoding()::text";
+        let row = self.query_one(sql, &[], cancel).await?;
         let version: i32 = row.get(0);
+        if row.get::<_, &str>(1) == "SQL_ASCII" {
+            // The server would check what it sends to be UTF-8, and refuse what is not.
+            self.run("SET client_encoding = 'SQL_ASCII'", cancel).await?;
+        }
         if version >= 14_00_00 {
             self.run(SESSION_SETTINGS_14, cancel).await?;
         }
@@ -260,7 +266,12 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<Vec<String>, EngineError> {
         let rows = self.query(sql, &[], cancel).await?;
-        rows.iter().map(|row| row.try_get(0).map_err(|error| self.failed(error))).collect()
+        rows.iter().map(|row| self.text(row, 0)).collect()
+    }
+
+    /// A text of a row.
+    pub(crate) fn text(&self, row: &tokio_postgres::Row, column: usize) -> Result<String, EngineError> {
+        row.try_get(column).map(|Lossy(text)| text).map_err(|error| self.failed(error))
     }
 
     /// What an error in this session means for a capture or a check.
@@ -320,6 +331,19 @@ impl From<tokio_postgres::Error> for ServerSays {
                 text
             }
         })
+    }
+}
+
+/// Text of the server. In a database without an encoding (`SQL_ASCII`) names and definitions may hold any bytes.
+struct Lossy(String);
+
+impl<'a> FromSql<'a> for Lossy {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(type_: &Type) -> bool {
+        <&str as FromSql<'_>>::accepts(type_)
     }
 }
 

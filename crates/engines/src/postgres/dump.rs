@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use holdfast_model::ErrorCode;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::archive::{ArchiveSummary, ArchiveWalker, Keep};
 use super::quote::printable;
@@ -14,8 +15,14 @@ use crate::{EngineError, RunLog};
 /// How many lines of a tool's warnings go to the log.
 const WARNING_LINES_MAX: usize = 20;
 
-/// How a dump came out; set when its stream was read to its end and found whole.
-pub(crate) type DumpOutcome = Arc<Mutex<Option<ArchiveSummary>>>;
+/// What a capture learns of a dump from its stream.
+#[derive(Debug, Default)]
+pub(crate) struct DumpProgress {
+    /// Set when the stream was read to its end and found whole.
+    pub(crate) outcome: Mutex<Option<ArchiveSummary>>,
+    /// Told when the first bytes came: by then `pg_dump` has locked all its tables.
+    pub(crate) started: Notify,
+}
 
 /// Reads the output of a running `pg_dump`.
 ///
@@ -24,7 +31,8 @@ pub(crate) type DumpOutcome = Arc<Mutex<Option<ArchiveSummary>>>;
 pub(crate) struct DumpReader {
     database: String,
     state: State,
-    outcome: DumpOutcome,
+    begun: bool,
+    progress: Arc<DumpProgress>,
     log: Arc<dyn RunLog>,
 }
 
@@ -39,12 +47,18 @@ impl DumpReader {
     pub(crate) fn new(
         database: &str,
         mut tool: RunningTool,
-        outcome: DumpOutcome,
+        progress: Arc<DumpProgress>,
         log: Arc<dyn RunLog>,
     ) -> Self {
         let stdout = tool.take_stdout().expect("the tool was started with its output piped");
         let walker = Box::new(ArchiveWalker::new(Keep::WithData));
-        Self { database: database.to_owned(), state: State::Running { stdout, tool, walker }, outcome, log }
+        Self {
+            database: database.to_owned(),
+            state: State::Running { stdout, tool, walker },
+            begun: false,
+            progress,
+            log,
+        }
     }
 
     fn conclude(&self, tool: RunningTool, walker: ArchiveWalker) -> Result<ArchiveSummary, EngineError> {
@@ -81,6 +95,10 @@ impl Read for DumpReader {
         }
         let count = stdout.read(buffer)?;
         if count > 0 {
+            if !self.begun {
+                self.begun = true;
+                self.progress.started.notify_one();
+            }
             if let Err(error) = walker.feed(&buffer[..count]) {
                 let error = self.not_whole(error);
                 self.state = State::Failed;
@@ -92,7 +110,7 @@ impl Read for DumpReader {
             return Err(io::Error::other("the dump failed before"));
         };
         let summary = self.conclude(tool, *walker).map_err(io::Error::other)?;
-        *self.outcome.lock() = Some(summary);
+        *self.progress.outcome.lock() = Some(summary);
         self.state = State::Ended;
         Ok(0)
     }

@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// How many free ports are tried: another process may take one between the search and the start.
 const PORT_ATTEMPTS: usize = 20;
 /// Changes whenever a template of an older test run must not be used.
-const TEMPLATE_VERSION: u32 = 2;
+const TEMPLATE_VERSION: u32 = 3;
 /// Where folders with sockets lie: paths of sockets hold 107 bytes at most.
 const SHORT_FOLDER: &str = "/tmp";
 /// Beginning of the names of cluster folders; the id of the process that owns them follows.
@@ -49,6 +49,7 @@ unix_socket_permissions = 0777
 /// No password over the Unix socket, one over TCP.
 const ACCESS: &str = "\
 local all all trust
+local replication all trust
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
@@ -67,12 +68,12 @@ impl PostgresCluster {
     /// The password of the superuser, needed over TCP.
     pub const PASSWORD: &'static str = "test-superuser-password";
 
-    /// Starts a cluster of the newest installed version.
+    /// Starts a cluster of the version that [`chosen_tools`] finds.
     ///
     /// # Panics
     /// When there is none or it does not start.
     pub fn start() -> Self {
-        Self::start_from(&newest_tools())
+        Self::start_from(&chosen_tools())
     }
 
     /// Starts a cluster of the version whose programs lie in this folder.
@@ -82,19 +83,37 @@ impl PostgresCluster {
     pub fn start_from(tools: &Path) -> Self {
         reap_orphans();
         let template = template(tools);
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{FOLDER_PREFIX}{}-", std::process::id()))
-            .tempdir_in(SHORT_FOLDER)
-            .expect("a folder for a cluster");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
-        let data = folder.path().join("data");
-        run(Command::new("cp").arg("-a").arg("--reflink=auto").arg(&template).arg(&data));
-        if let Some((user, group)) = server_user() {
-            chown(folder.path(), Some(user), Some(group)).expect("root may change owners");
-        }
-        let mut cluster = Self { folder, tools: tools.to_owned(), port: 0, server: None };
+        let mut cluster = Self { folder: cluster_folder(), tools: tools.to_owned(), port: 0, server: None };
+        run(Command::new("cp").arg("-a").arg("--reflink=auto").arg(&template).arg(cluster.data()));
         cluster.restart();
         cluster
+    }
+
+    /// Starts a standby that follows this cluster.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_standby(&self) -> Self {
+        let mut standby = Self { folder: cluster_folder(), tools: self.tools.clone(), port: 0, server: None };
+        let mut copy = Command::new(self.tools.join("pg_basebackup"));
+        copy.args([
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "--no-sync",
+            "--no-password",
+            "-U",
+            Self::USER,
+        ])
+        .args(["-p", &self.port.to_string()])
+        .arg("-h")
+        .arg(self.socket_folder())
+        .arg("-D")
+        .arg(standby.data())
+        .current_dir(standby.folder.path());
+        as_server_user(&mut copy);
+        run(&mut copy);
+        standby.restart();
+        standby
     }
 
     /// Starts the server again after it was stopped.
@@ -141,7 +160,8 @@ impl PostgresCluster {
             // The last line of the file says `ready` once connections are taken.
             let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
             let is_ours = state.lines().next() == Some(child.id().to_string().as_str());
-            if is_ours && state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+            let ready = |line: &str| matches!(line.trim(), "ready" | "standby");
+            if is_ours && state.lines().nth(7).is_some_and(ready) {
                 self.server = Some(child);
                 return true;
             }
@@ -286,11 +306,20 @@ impl Deref for ClusterClient {
     }
 }
 
+/// The folder of programs that `HOLDFAST_TEST_POSTGRES` names, to test other versions; otherwise
+/// [`installed_tools`].
+///
+/// # Panics
+/// When there is none.
+pub fn chosen_tools() -> PathBuf {
+    std::env::var_os("HOLDFAST_TEST_POSTGRES").map_or_else(installed_tools, PathBuf::from)
+}
+
 /// The folder of the programs of the newest version that Debian's packages installed.
 ///
 /// # Panics
 /// When there is none.
-pub fn newest_tools() -> PathBuf {
+pub fn installed_tools() -> PathBuf {
     let entries = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed: run `make setup`");
     let newest = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
@@ -298,6 +327,19 @@ pub fn newest_tools() -> PathBuf {
         .max()
         .expect("a PostgreSQL server is installed: run `make setup`");
     PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// A folder that the server's user owns.
+fn cluster_folder() -> TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix(&format!("{FOLDER_PREFIX}{}-", std::process::id()))
+        .tempdir_in(SHORT_FOLDER)
+        .expect("a folder for a cluster");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+    if let Some((user, group)) = server_user() {
+        chown(folder.path(), Some(user), Some(group)).expect("root may change owners");
+    }
+    folder
 }
 
 /// The data folder that all clusters of this version are copied from; made by the first process that needs it.

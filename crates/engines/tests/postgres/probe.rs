@@ -1,7 +1,7 @@
 //! What a source test reports, and the exact errors of what cannot be reached, opened or read.
 
 use holdfast_engines::postgres::PostgresEngine;
-use holdfast_engines::testing::postgres_cluster::PostgresCluster;
+use holdfast_engines::testing::postgres_cluster::{PostgresCluster, installed_tools};
 use holdfast_engines::{Engine as _, EngineError, ProbeReport};
 use holdfast_model::secret::SecretRef;
 use holdfast_model::source::PostgresConfig;
@@ -43,7 +43,7 @@ async fn every_step_is_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_folder_of_tools_installed_ones_are_found() {
-    let cluster = PostgresCluster::start();
+    let cluster = PostgresCluster::start_from(&installed_tools());
     let mut source = cluster.source(&["postgres"]);
     source.tools = None;
     let report = probe(&source).await.unwrap();

@@ -1,13 +1,17 @@
 //! What is captured comes back, whatever it is called and however it is made.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use holdfast_engines::postgres::PostgresEngine;
 use holdfast_engines::testing::postgres_cluster::PostgresCluster;
+use holdfast_engines::{Content, Engine as _, StoredSummary};
+use holdfast_model::ErrorCode;
 use holdfast_model::manifest::TableManifest;
 use holdfast_model::restore::Placement;
 
-use crate::support::{capture, doubts, restore};
+use crate::support::{TestRun, capture, doubts, finish, restore};
 
 /// Names that break what quotes badly.
 const ODD_NAMES: [&str; 10] = [
@@ -249,4 +253,117 @@ async fn an_empty_database_is_a_snapshot_too() {
     assert!(position.contains('/'), "{position}");
     let report = restore(&source, &snapshot, Placement::Into("empty".to_owned()), &[]).await.unwrap();
     assert_eq!((report.rows, report.items), (Some(0), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_encoding_may_hold_any_bytes() {
+    let cluster = PostgresCluster::start();
+    cluster
+        .execute("postgres", "CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+        .await;
+    // The escapes are read by the server: the bytes are no UTF-8.
+    let sql = r"CREATE TABLE t (a text); INSERT INTO t VALUES (E'\xfe'), (E'line\n\xff\\');
+        CREATE VIEW v AS SELECT E'\xfc' AS x;";
+    cluster.execute("ascii", sql).await;
+    let source = cluster.source(&["ascii"]);
+    let snapshot = capture(&source).await.unwrap();
+    assert_eq!(snapshot.rows("ascii", "public.t"), Some(2));
+    let report = restore(&source, &snapshot, Placement::Into("ascii2".to_owned()), &[]).await.unwrap();
+    assert_eq!(doubts(&report), Vec::<String>::new());
+    let sum = "SELECT md5(string_agg(convert_to(a, 'SQL_ASCII'), ''::bytea ORDER BY a)) FROM t";
+    assert_eq!(cluster.query("ascii", sum).await, cluster.query("ascii2", sum).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_captured_as_its_primary_would_be() {
+    let primary = PostgresCluster::start();
+    primary.create_database("shop").await;
+    let sql = "CREATE TABLE t AS SELECT generate_series(1, 1000) AS a; CREATE UNLOGGED TABLE fleeting (a int); \
+               CREATE SEQUENCE s; SELECT nextval('s')";
+    primary.execute("shop", sql).await;
+    let standby = primary.start_standby();
+    let snapshot = capture(&standby.source(&["shop"])).await.unwrap();
+    assert_eq!(snapshot.rows("shop", "public.t"), Some(1000));
+    assert_eq!(snapshot.rows("shop", "public.fleeting"), None);
+    assert!(snapshot.manifest.log_position.as_ref().unwrap().contains('/'));
+    let on_primary = capture(&primary.source(&["shop"])).await.unwrap();
+    assert_eq!(snapshot.manifest.system_id, on_primary.manifest.system_id);
+    let (there, here) = (&on_primary.manifest.databases[0], &snapshot.manifest.databases[0]);
+    assert_eq!(there.schema_hash, here.schema_hash);
+    let report = restore(&primary.source(&[]), &snapshot, Placement::Beside, &["public.t"]).await.unwrap();
+    assert_eq!(report.rows, Some(1000));
+    let error = restore(&standby.source(&[]), &snapshot, Placement::Beside, &[]).await.unwrap_err();
+    assert_eq!(error.to_string(), "the server is a standby, which takes no changes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_tables_wait_for_the_dump_and_do_not_spoil_it() {
+    let cluster = PostgresCluster::start();
+    cluster.create_database("shop").await;
+    let sql = "CREATE TABLE a AS SELECT n, repeat('x', 300) t FROM generate_series(1, 50000) n; \
+               CREATE TABLE b AS SELECT generate_series(1, 10) AS x; CREATE TABLE c AS SELECT 1 AS x";
+    cluster.execute("shop", sql).await;
+    let source = cluster.source(&["shop"]);
+    let run = TestRun::new();
+    let mut open = PostgresEngine::new(source.clone()).open_capture(&run.context).await.unwrap();
+    let (open, mut stream) = tokio::task::spawn_blocking(move || {
+        open.next_entry().unwrap().unwrap();
+        let Content::Stream(mut stream) = open.next_entry().unwrap().unwrap().content else {
+            panic!("no stream")
+        };
+        stream.read_exact(&mut vec![0; 1 << 16]).unwrap();
+        (open, stream)
+    })
+    .await
+    .unwrap();
+    let mut changes = tokio::task::JoinSet::new();
+    for sql in ["ALTER TABLE a ALTER n TYPE bigint", "TRUNCATE b", "DROP TABLE c"] {
+        let client = cluster.client("shop").await;
+        changes.spawn(async move { client.batch_execute(sql).await.unwrap() });
+    }
+    crate::support::until("the changes wait", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = 'shop'";
+        cluster.query("postgres", sql).await[0].parse::<u32>().unwrap() >= 3
+    })
+    .await;
+    let (mut open, bytes) = tokio::task::spawn_blocking(move || {
+        let rest = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+        (open, rest + (1 << 16))
+    })
+    .await
+    .unwrap();
+    while changes.join_next().await.is_some() {}
+    let mut stored = StoredSummary::default();
+    stored.streams.insert(b"databases/shop.dump".to_vec(), bytes);
+    let open = tokio::task::spawn_blocking(move || {
+        let Content::Stream(mut globals) = open.next_entry().unwrap().unwrap().content else {
+            panic!("no stream")
+        };
+        let bytes = std::io::copy(&mut globals, &mut std::io::sink()).unwrap();
+        stored.streams.insert(b"globals.sql".to_vec(), bytes);
+        (open, stored)
+    });
+    let (open, stored) = open.await.unwrap();
+    let manifest = open.finish(stored).await.unwrap();
+    let rows: Vec<_> = manifest.databases[0].tables.values().map(|table| table.rows).collect();
+    assert_eq!(rows, [50_000, 10, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_truncated_between_snapshot_and_dump_is_no_capture() {
+    let cluster = PostgresCluster::start();
+    cluster.create_database("shop").await;
+    for change in ["TRUNCATE t", "ALTER TABLE t RENAME TO u", "ALTER TABLE t ALTER a TYPE bigint"] {
+        cluster
+            .execute("shop", "DROP TABLE IF EXISTS t, u; CREATE TABLE t AS SELECT generate_series(1, 9) AS a")
+            .await;
+        let run = TestRun::new();
+        let engine = PostgresEngine::new(cluster.source(&["shop"]));
+        let open = engine.open_capture(&run.context).await.unwrap();
+        cluster.execute("shop", change).await;
+        let error = finish(open).await.unwrap_err();
+        // A renamed table is missed by pg_dump itself.
+        let codes = [ErrorCode::CaptureIncomplete, ErrorCode::ToolFailed];
+        assert!(codes.contains(&error.code()), "{change}: {error}");
+    }
 }

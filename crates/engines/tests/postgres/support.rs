@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_engines::postgres::PostgresEngine;
-use holdfast_engines::secrets::LocalSecretResolver;
+use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_engines::testing::postgres_cluster::PostgresCluster;
 use holdfast_engines::{
     Capture, Content, Engine as _, EngineContext, EngineError, ExtractOrder, ExtractReport, FileType,
