@@ -1,16 +1,20 @@
 //! Secrets that the controller itself needs: passwords of repositories, credentials of storages.
 
+use holdfast_host::SecretResolver as _;
+use holdfast_host::secrets::LocalSecretResolver;
+use holdfast_model::Failure;
 use holdfast_model::secret::{Secret, SecretRef};
-use holdfast_model::{ErrorCode, Failure};
 
-/// Resolves references in the environment and files of this process.
+/// Resolves references on the controller's host, where they are used.
 #[derive(Debug, Clone)]
-pub struct Secrets;
+pub struct Secrets {
+    resolver: LocalSecretResolver,
+}
 
 impl Secrets {
-    /// Secrets of this process.
+    /// Secrets of this process: its environment, its files, its commands, its systemd credentials.
     pub fn from_process() -> Self {
-        Self
+        Self { resolver: LocalSecretResolver::from_process() }
     }
 
     /// The secret behind a reference.
@@ -18,16 +22,6 @@ impl Secrets {
     /// # Errors
     /// `HF-1006` names the reference, never the secret.
     pub async fn resolve(&self, reference: &SecretRef) -> Result<Secret, Failure> {
-        let failed = |why: String| Failure::new(ErrorCode::SecretUnresolvable, format!("{reference}: {why}"));
-        match reference {
-            SecretRef::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-                Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text)))
-            }
-            SecretRef::Env(name) => {
-                std::env::var(name).map(Secret::new).map_err(|error| failed(error.to_string()))
-            }
-            _ => Err(failed("not supported".to_owned())),
-        }
+        self.resolver.resolve(reference).await.map_err(Failure::from)
     }
 }

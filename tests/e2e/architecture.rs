@@ -14,11 +14,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("holdfast-runtime", &[]),
     ("holdfast-proto", &["holdfast-model"]),
     ("holdfast-repository", &["holdfast-model", "holdfast-runtime"]),
-    ("holdfast-engines", &["holdfast-model", "holdfast-runtime"]),
-    ("holdfast-controller", &["holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"]),
+    ("holdfast-host", &["holdfast-model"]),
+    ("holdfast-engines", &["holdfast-host", "holdfast-model", "holdfast-runtime"]),
+    ("holdfast-controller", &["holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"]),
     (
         "holdfast-agent",
-        &["holdfast-engines", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"],
+        &["holdfast-engines", "holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"],
     ),
     (
         "holdfast",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use holdfast_engines::files::FilesEngine;
-use holdfast_engines::secrets::LocalSecretResolver;
+use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_engines::sqlite::SqliteEngine;
 use holdfast_engines::{Content, Engine, EngineContext, EngineError, FileType, RunLog, StoredSummary};
 use holdfast_model::manifest::Manifest;

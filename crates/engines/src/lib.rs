@@ -15,24 +15,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_model::manifest::{Manifest, UnreadableItem};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
-use holdfast_model::secret::{Secret, SecretRef};
 use holdfast_runtime::SharedClock;
 use tokio_util::sync::CancellationToken;
 
-mod error;
 pub mod file_gate;
 pub mod files;
 mod path_target;
 pub mod postgres;
-pub mod secrets;
 pub mod sqlite;
 #[cfg(test)]
 mod test_support;
 #[cfg(feature = "test-util")]
 pub mod testing;
-pub mod tool;
 
-pub use error::EngineError;
+/// What goes wrong in an engine goes wrong on its host: one error, with a stable code, causes and what to try.
+pub use holdfast_host::HostError as EngineError;
+pub use holdfast_host::{SecretResolver, tool};
 
 /// What an engine is given besides its order: how to resolve secrets, where to put scratch files, when to stop,
 /// whom to tell, what time it is.
@@ -48,16 +46,6 @@ pub struct EngineContext {
     pub log: Arc<dyn RunLog>,
     /// The time of manifests.
     pub clock: SharedClock,
-}
-
-/// Resolves secret references where they are used.
-#[async_trait]
-pub trait SecretResolver: Send + Sync {
-    /// The secret behind a reference.
-    ///
-    /// # Errors
-    /// [`EngineError`] with `HF-1006` names the reference, never the secret.
-    async fn resolve(&self, reference: &SecretRef) -> Result<Secret, EngineError>;
 }
 
 /// The log of one run, kept by the controller and shown by `holdfast run logs`.

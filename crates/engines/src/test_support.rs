@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio_util::sync::CancellationToken;
 
-use crate::secrets::LocalSecretResolver;
+use holdfast_host::secrets::LocalSecretResolver;
 use crate::{
     Content, EngineContext, EngineError, Entry, ExtractOrder, ExtractReport, FileType, RunLog,
     SnapshotContents,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_model::ErrorCode;
 
 use super::STDERR_BYTES_MAX;
-use crate::EngineError;
+use crate::HostError;
 
 /// How a tool ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +54,12 @@ impl ToolExit {
     ///
     /// # Errors
     /// `HF-4010` when it was cancelled, otherwise `HF-2006` with the end of what it said.
-    pub fn into_success(self) -> Result<Self, EngineError> {
+    pub fn into_success(self) -> Result<Self, HostError> {
         if self.is_success() { Ok(self) } else { Err(self.to_error()) }
     }
 
     /// The error that says how it ended, whatever that is.
-    pub fn to_error(&self) -> EngineError {
+    pub fn to_error(&self) -> HostError {
         let name = &self.name;
         let (code, message) = match self.ending {
             ToolEnding::Exited(status) => {
@@ -79,7 +79,7 @@ impl ToolExit {
             }
             ToolEnding::Killed => (ErrorCode::ToolFailed, format!("{name} was killed")),
         };
-        let error = EngineError::new(code, message);
+        let error = HostError::new(code, message);
         match self.stderr.last_lines(5) {
             said if said.is_empty() => error,
             said => error.caused_by(said),

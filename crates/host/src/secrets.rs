@@ -15,7 +15,7 @@ use holdfast_model::secret::{Secret, SecretRef};
 use tokio_util::sync::CancellationToken;
 
 use crate::tool::ToolCommand;
-use crate::{EngineError, SecretResolver};
+use crate::{HostError, SecretResolver};
 
 /// The longest secret, in bytes.
 pub const SECRET_BYTES_MAX: usize = 64 * 1024;
@@ -95,7 +95,7 @@ impl fmt::Debug for LocalSecretResolver {
 
 #[async_trait]
 impl SecretResolver for LocalSecretResolver {
-    async fn resolve(&self, reference: &SecretRef) -> Result<Secret, EngineError> {
+    async fn resolve(&self, reference: &SecretRef) -> Result<Secret, HostError> {
         let found = match reference {
             SecretRef::Env(name) => self.variable(name),
             SecretRef::File(path) if !path.is_absolute() => Err("it is not an absolute path".into()),
@@ -115,8 +115,8 @@ struct Unresolved {
 }
 
 impl Unresolved {
-    fn into_error(self, reference: &SecretRef) -> EngineError {
-        let mut error = EngineError::new(ErrorCode::SecretUnresolvable, format!("{reference}: {}", self.why));
+    fn into_error(self, reference: &SecretRef) -> HostError {
+        let mut error = HostError::new(ErrorCode::SecretUnresolvable, format!("{reference}: {}", self.why));
         if let Some(source) = self.source {
             error = error.caused_by(source);
         }
@@ -134,7 +134,7 @@ impl From<&str> for Unresolved {
 }
 
 /// What the command said may hold the secret, or a part of it, so only how it ended is passed on.
-fn tool_failed(error: EngineError) -> Unresolved {
+fn tool_failed(error: HostError) -> Unresolved {
     Unresolved { why: error.to_string(), source: None, fix: None }
 }
 

@@ -26,7 +26,7 @@ use holdfast_model::ErrorCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::EngineError;
+use crate::HostError;
 
 mod ending;
 mod secret_file;
@@ -87,10 +87,10 @@ impl ToolCommand {
     ///
     /// # Errors
     /// `HF-2004` when `program` is not an absolute path.
-    pub fn new(program: impl Into<PathBuf>) -> Result<Self, EngineError> {
+    pub fn new(program: impl Into<PathBuf>) -> Result<Self, HostError> {
         let program = program.into();
         if !program.is_absolute() {
-            return Err(EngineError::new(
+            return Err(HostError::new(
                 ErrorCode::ToolMissing,
                 format!("the tool {} is not given as an absolute path", program.display()),
             ));
@@ -162,7 +162,7 @@ impl ToolCommand {
         input: ToolInput,
         output: ToolOutput,
         cancel: &CancellationToken,
-    ) -> Result<RunningTool, EngineError> {
+    ) -> Result<RunningTool, HostError> {
         let failed = |error| self.not_started(error);
         let (stdin, child_stdin) = match input {
             ToolInput::Empty => (None, Stdio::null()),
@@ -211,22 +211,22 @@ impl ToolCommand {
         &self,
         stdout_bytes_max: usize,
         cancel: &CancellationToken,
-    ) -> Result<Vec<u8>, EngineError> {
+    ) -> Result<Vec<u8>, HostError> {
         let output = ToolOutput::Captured { bytes_max: stdout_bytes_max };
         let exit = self.spawn(ToolInput::Empty, output, cancel)?.wait().await?;
         exit.into_success().map(|exit| exit.stdout)
     }
 
-    fn not_started(&self, error: io::Error) -> EngineError {
+    fn not_started(&self, error: io::Error) -> HostError {
         let program = self.program.display();
         match error.kind() {
             io::ErrorKind::NotFound => {
-                EngineError::new(ErrorCode::ToolMissing, format!("there is no tool {program}"))
+                HostError::new(ErrorCode::ToolMissing, format!("there is no tool {program}"))
             }
             io::ErrorKind::PermissionDenied => {
-                EngineError::new(ErrorCode::ToolMissing, format!("the tool {program} may not be run"))
+                HostError::new(ErrorCode::ToolMissing, format!("the tool {program} may not be run"))
             }
-            _ => EngineError::new(ErrorCode::ToolFailed, format!("the tool {program} could not be started")),
+            _ => HostError::new(ErrorCode::ToolFailed, format!("the tool {program} could not be started")),
         }
         .caused_by(error)
     }
@@ -291,7 +291,7 @@ impl RunningTool {
     ///
     /// # Errors
     /// `HF-2006` when its end could not be observed.
-    pub async fn wait(mut self) -> Result<ToolExit, EngineError> {
+    pub async fn wait(mut self) -> Result<ToolExit, HostError> {
         let done = self.close_and_take_done();
         done.await.map(|exit| exit.named(&self.name)).map_err(|_| self.lost())
     }
@@ -300,7 +300,7 @@ impl RunningTool {
     ///
     /// # Errors
     /// `HF-2006` when its end could not be observed.
-    pub fn wait_blocking(mut self) -> Result<ToolExit, EngineError> {
+    pub fn wait_blocking(mut self) -> Result<ToolExit, HostError> {
         let done = self.close_and_take_done();
         done.blocking_recv().map(|exit| exit.named(&self.name)).map_err(|_| self.lost())
     }
@@ -311,8 +311,8 @@ impl RunningTool {
         self.done.take().expect("only the waiting methods take it, and they consume the tool")
     }
 
-    fn lost(&self) -> EngineError {
-        EngineError::new(ErrorCode::ToolFailed, format!("the end of {} could not be observed", self.name))
+    fn lost(&self) -> HostError {
+        HostError::new(ErrorCode::ToolFailed, format!("the end of {} could not be observed", self.name))
     }
 }
 

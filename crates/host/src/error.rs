@@ -5,16 +5,16 @@ use std::fmt;
 
 use holdfast_model::{ErrorCode, Failure};
 
-/// Why an engine could not do its work: a stable code, a sentence with the particulars, causes, and what to try.
+/// Why something on this host could not be done: a stable code, a sentence with the particulars, causes, and what to try.
 #[derive(Debug)]
-pub struct EngineError {
+pub struct HostError {
     code: ErrorCode,
     message: String,
     next: Vec<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-impl EngineError {
+impl HostError {
     /// An error with a sentence that names the particulars, without a full stop.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), next: Vec::new(), source: None }
@@ -40,20 +40,20 @@ impl EngineError {
     }
 }
 
-impl fmt::Display for EngineError {
+impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl Error for EngineError {
+impl Error for HostError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_ref().map(|source| source.as_ref() as &(dyn Error + 'static))
     }
 }
 
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
         let mut failure = Failure::from_error(error.code, &error);
         failure.next = error.next;
         failure

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_model::ErrorCode;
 
-use crate::EngineError;
+use crate::HostError;
 
 /// A file of mode 0600 in the scratch folder of a run, such as a `pgpass` file. Dropping it removes it.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ impl SecretFile {
     ///
     /// # Errors
     /// `HF-1006` when it exists already or cannot be written. `name` must be a plain file name.
-    pub fn create(scratch: &Path, name: &str, content: &str) -> Result<Self, EngineError> {
+    pub fn create(scratch: &Path, name: &str, content: &str) -> Result<Self, HostError> {
         let failed = |path: &Path, error: io::Error| {
-            EngineError::new(
+            HostError::new(
                 ErrorCode::SecretUnresolvable,
                 format!("the secret file {} cannot be written", path.display()),
             )

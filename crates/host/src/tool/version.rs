@@ -8,7 +8,7 @@ use holdfast_model::ErrorCode;
 use tokio_util::sync::CancellationToken;
 
 use super::ToolCommand;
-use crate::EngineError;
+use crate::HostError;
 
 const QUERY_DEADLINE: Duration = Duration::from_secs(10);
 const QUERY_BYTES_MAX: usize = 16 * 1024;
@@ -52,12 +52,12 @@ impl fmt::Display for ToolVersion {
 ///
 /// # Errors
 /// `HF-2004` when there is no such program, `HF-2006` when it fails or prints no version, `HF-4010` when cancelled.
-pub async fn query_version(program: &Path, cancel: &CancellationToken) -> Result<ToolVersion, EngineError> {
+pub async fn query_version(program: &Path, cancel: &CancellationToken) -> Result<ToolVersion, HostError> {
     let command = ToolCommand::new(program)?.arg("--version").deadline(QUERY_DEADLINE);
     let output = command.run(QUERY_BYTES_MAX, cancel).await?;
     let line = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned();
     ToolVersion::parse(&line).ok_or_else(|| {
-        EngineError::new(
+        HostError::new(
             ErrorCode::ToolFailed,
             format!("{} --version printed no version: {line:?}", program.display()),
         )

@@ -1,0 +1,387 @@
+//! `holdfast source|repo|agent …` and the commands about fleet files
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::global::parse_duration;
+
+/// Sources.
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// Declare a source
+    Add(Box<SourceAddArgs>),
+    /// List sources
+    List,
+    /// Show the definition of a source
+    Show(SourceNameArgs),
+    /// Reach a source as a backup would, step by step; changes nothing
+    Test(SourceNameArgs),
+    /// Forget the definition of a source; its snapshots stay
+    Remove(SourceRemoveArgs),
+}
+
+/// The engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// A PostgreSQL server
+    Postgres,
+    /// A SQLite database file
+    Sqlite,
+    /// File trees
+    Files,
+}
+
+/// `source add`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast source add shop --engine sqlite --agent app1 --path /srv/shop/shop.db
+  holdfast source add pg-main --engine postgres --agent db1 --host 127.0.0.1 --user holdfast \\
+      --password-file /etc/holdfast/pg.pass --database orders --database billing
+  holdfast source add etc --engine files --agent db1 --path /etc --exclude '*.tmp'
+  holdfast source add shop --engine sqlite --agent app1 --path /srv/shop.db --dry-run
+
+Paths and secrets are those of the agent's host. A password is never an argument: name where the agent finds it.")]
+pub struct SourceAddArgs {
+    /// Name of the source
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// What kind of source it is
+    #[arg(long)]
+    pub engine: EngineName,
+
+    /// The agent beside it
+    #[arg(long, value_name = "AGENT")]
+    pub agent: String,
+
+    /// Repository to back up to, may be given often; without it the only one there is
+    #[arg(long, value_name = "REPO")]
+    pub to: Vec<String>,
+
+    /// Label, may be given often
+    #[arg(long, short = 'l', value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+
+    /// Hook of the agent's configuration that runs before a capture
+    #[arg(long, value_name = "HOOK")]
+    pub before: Option<String>,
+
+    /// Hook of the agent's configuration that runs after it, whatever the outcome
+    #[arg(long, value_name = "HOOK")]
+    pub after: Option<String>,
+
+    /// sqlite: the database file; files: a tree, may be given often
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+
+    /// files: pattern of what to leave out, as in .gitignore, may be given often
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+
+    /// files: take only what matches, may be given often
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+
+    /// files: do not cross into other file systems
+    #[arg(long)]
+    pub one_file_system: bool,
+
+    /// postgres: host name, address or folder of a socket
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// postgres: port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+
+    /// postgres: user
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// postgres: database to capture, may be given often; without it all that allow connections
+    #[arg(long, value_name = "NAME")]
+    pub database: Vec<String>,
+
+    /// postgres: database to connect to first
+    #[arg(long, value_name = "NAME")]
+    pub connect_database: Option<String>,
+
+    /// postgres: file on the agent's host with the password
+    #[arg(long, value_name = "FILE", group = "password")]
+    pub password_file: Option<PathBuf>,
+
+    /// postgres: variable of the agent's environment with the password
+    #[arg(long, value_name = "VARIABLE", group = "password")]
+    pub password_env: Option<String>,
+
+    /// postgres: folder of the client tools on the agent's host
+    #[arg(long, value_name = "DIR")]
+    pub tools: Option<PathBuf>,
+
+    /// Print the definition as YAML and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE is needed".to_owned()),
+    }
+}
+
+/// A command about one source.
+#[derive(Debug, Args)]
+pub struct SourceNameArgs {
+    /// Name of the source
+    #[arg(value_name = "SOURCE")]
+    pub name: String,
+}
+
+/// `source remove`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast source remove old-shop
+  holdfast source remove old-shop --confirm old-shop --reason \"host was retired\"
+
+Its snapshots stay in their repositories and can still be restored.")]
+pub struct SourceRemoveArgs {
+    /// Name of the source
+    #[arg(value_name = "SOURCE")]
+    pub name: String,
+
+    /// Print what would be removed and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Repositories.
+#[derive(Debug, Subcommand)]
+pub enum RepoCommand {
+    /// Declare a repository, and create it or open the one that is there
+    Add(Box<RepoAddArgs>),
+    /// List repositories with their state
+    List,
+    /// Check the structure of a repository
+    Check(RepoCheckArgs),
+    /// Show what is stored, by source
+    Usage(RepoNameArgs),
+}
+
+/// `repo add`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast repo add main --url file:///var/lib/holdfast/main --key-file /etc/holdfast/main.key
+  holdfast repo add s3 --url s3://bucket/prefix --region eu-central-1 --key-env REPO_KEY \\
+      --access-key-env S3_ACCESS_KEY --secret-key-env S3_SECRET_KEY
+
+Paths and variables are those of the controller. Keep a copy of the key elsewhere: without it nothing can be read. \
+An existing repository of restic (format 2) is opened and its snapshots are listed.")]
+pub struct RepoAddArgs {
+    /// Name of the repository
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// file:///ABSOLUTE/PATH or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "URL")]
+    pub url: String,
+
+    /// File on the controller's host with the password of the repository
+    #[arg(long, value_name = "FILE", group = "key", required_unless_present_any = ["key_env", "key_credential"])]
+    pub key_file: Option<PathBuf>,
+
+    /// Variable of the controller's environment with the password
+    #[arg(long, value_name = "VARIABLE", group = "key")]
+    pub key_env: Option<String>,
+
+    /// systemd credential of the controller with the password
+    #[arg(long, value_name = "NAME", group = "key")]
+    pub key_credential: Option<String>,
+
+    /// s3: region of the bucket
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// s3: address of a compatible server
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+
+    /// s3: variable of the controller's environment with the access key
+    #[arg(long, value_name = "VARIABLE", requires = "secret_key_env", conflicts_with = "access_key_file")]
+    pub access_key_env: Option<String>,
+
+    /// s3: variable of the controller's environment with the secret key
+    #[arg(long, value_name = "VARIABLE", requires = "access_key_env", conflicts_with = "secret_key_file")]
+    pub secret_key_env: Option<String>,
+
+    /// s3: file on the controller's host with the access key
+    #[arg(long, value_name = "FILE", requires = "secret_key_file")]
+    pub access_key_file: Option<PathBuf>,
+
+    /// s3: file on the controller's host with the secret key
+    #[arg(long, value_name = "FILE", requires = "access_key_file")]
+    pub secret_key_file: Option<PathBuf>,
+
+    /// zstd level of new blobs
+    #[arg(long, value_name = "1-19", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=19))]
+    pub compression_level: u8,
+
+    /// Print the definition as YAML and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A command about one repository.
+#[derive(Debug, Args)]
+pub struct RepoNameArgs {
+    /// Name of the repository
+    #[arg(value_name = "REPO")]
+    pub name: String,
+}
+
+/// `repo check`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast repo check main                  every index, snapshot and tree
+  holdfast repo check main --read-data      and every byte of every pack
+
+Exit status: 0 nothing found, 1 the check could not be done, 10 something is missing or damaged.")]
+pub struct RepoCheckArgs {
+    /// Name of the repository
+    #[arg(value_name = "REPO")]
+    pub name: String,
+
+    /// Read and open every pack as well
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+/// Agents.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Make a one-use token for a new agent and print what to run on its host
+    Enroll(AgentEnrollArgs),
+    /// List agents
+    List,
+    /// End an agent's session and refuse its certificates from now on
+    Revoke(AgentRevokeArgs),
+}
+
+/// `agent enroll`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast agent enroll db1
+  holdfast agent enroll db1 --ttl 5m -o json | jq -r .items[0].token")]
+pub struct AgentEnrollArgs {
+    /// Name that the agent will have
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// How long the token can be used, at most 1h
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = parse_ttl)]
+    pub ttl: Duration,
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text)?;
+    if (1..=3600).contains(&ttl.as_secs()) { Ok(ttl) } else { Err("1s to 1h is possible".to_owned()) }
+}
+
+/// `agent revoke`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast agent revoke db1 --reason \"host was retired\"
+  holdfast agent revoke db1 --yes --reason \"host was retired\"")]
+pub struct AgentRevokeArgs {
+    /// Name of the agent
+    #[arg(value_name = "AGENT")]
+    pub name: String,
+}
+
+/// Where fleet files are read from.
+#[derive(Debug, Args)]
+pub struct FleetFiles {
+    /// A file, a folder with *.yaml files, or - for standard input; may be given often
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast apply -f fleet/ --dry-run
+  holdfast apply -f fleet/
+  holdfast apply -f fleet/ --prune --confirm sources.old-shop --reason \"host was retired\"
+
+All changes are made, or none. Exit status: 0 applied, 2 a file is not valid, 9 must be confirmed, \
+20 with --dry-run: changes are pending.")]
+pub struct ApplyArgs {
+    /// The files.
+    #[command(flatten)]
+    pub files: FleetFiles,
+
+    /// Remove definitions that the files lack
+    #[arg(long)]
+    pub prune: bool,
+
+    /// Print the changes and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `validate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast validate -f fleet/
+  holdfast validate -f fleet/ --offline   asks no controller about names outside the files
+
+Exit status: 0 valid, 2 not valid.")]
+pub struct ValidateArgs {
+    /// The files.
+    #[command(flatten)]
+    pub files: FleetFiles,
+
+    /// Ask no controller
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast diff -f fleet/
+  holdfast diff -f fleet/ --against exported.yaml   compares files, asks no controller
+
+Exit status: 0 no difference, 2 a file is not valid, 20 changes are pending.")]
+pub struct DiffArgs {
+    /// The files.
+    #[command(flatten)]
+    pub files: FleetFiles,
+
+    /// Treat definitions that the files lack as removed
+    #[arg(long)]
+    pub prune: bool,
+
+    /// Compare with these files instead of the controller
+    #[arg(long, value_name = "PATH")]
+    pub against: Vec<PathBuf>,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast export > fleet.yaml
+  holdfast export -o json")]
+pub struct ExportArgs {}

@@ -1,0 +1,101 @@
+//! One method per call with one reply.
+
+use holdfast_proto::v1;
+
+use super::{Client, MESSAGE_BYTES_MAX};
+use crate::error::CliResult;
+
+macro_rules! calls {
+    ($($module:ident::$service:ident { $($(#[$doc:meta])* $name:ident = $method:ident($request:ident) -> $response:ident;)* })*) => {
+        impl Client {$($(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// What the controller answered, or that it could not be reached or did not answer in time.
+            pub(crate) async fn $name(&self, request: v1::$request) -> CliResult<v1::$response> {
+                let mut service = v1::$module::$service::new(self.channel.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let mut request = tonic::Request::new(request);
+                request.set_timeout(self.call_timeout);
+                match tokio::time::timeout(self.call_timeout, service.$method(request)).await {
+                    Ok(Ok(response)) => Ok(response.into_inner()),
+                    Ok(Err(status)) => Err(self.error(&status)),
+                    Err(_) => Err(self.overdue()),
+                }
+            }
+        )*)*}
+    };
+}
+
+calls! {
+    run_service_client::RunServiceClient {
+        /// Queues runs.
+        start_runs = start(StartRequest) -> StartResponse;
+        /// One run.
+        get_run = get(GetRunRequest) -> GetRunResponse;
+        /// A page of runs.
+        list_runs = list(ListRunsRequest) -> ListRunsResponse;
+        /// Asks a run to stop.
+        cancel_run = cancel(CancelRunRequest) -> CancelRunResponse;
+        /// Queues the same again.
+        retry_run = retry(RetryRunRequest) -> RetryRunResponse;
+    }
+    restore_service_client::RestoreServiceClient {
+        /// Finds out what a restore would do.
+        plan_restore = plan(PlanRestoreRequest) -> PlanRestoreResponse;
+        /// Queues the restore of a plan.
+        run_restore = run(RunRestoreRequest) -> RunRestoreResponse;
+        /// Queues the swap of a finished restore.
+        promote_restore = promote(PromoteRestoreRequest) -> PromoteRestoreResponse;
+        /// Queues the removal of what a restore made or kept.
+        discard_restore = discard(DiscardRestoreRequest) -> DiscardRestoreResponse;
+    }
+    snapshot_service_client::SnapshotServiceClient {
+        /// A page of snapshots.
+        list_snapshots = list(ListSnapshotsRequest) -> ListSnapshotsResponse;
+        /// One snapshot with its manifest.
+        show_snapshot = show(ShowSnapshotRequest) -> ShowSnapshotResponse;
+        /// Places a hold.
+        hold_snapshot = hold(HoldRequest) -> HoldResponse;
+        /// Ends a hold.
+        release_snapshot = release(ReleaseRequest) -> ReleaseResponse;
+    }
+    repository_service_client::RepositoryServiceClient {
+        /// Creates or opens a repository.
+        init_repository = init(InitRepositoryRequest) -> InitRepositoryResponse;
+        /// Repositories with their state.
+        list_repositories = list(ListRepositoriesRequest) -> ListRepositoriesResponse;
+        /// What is stored, by source.
+        repository_usage = usage(RepositoryUsageRequest) -> RepositoryUsageResponse;
+    }
+    fleet_service_client::FleetServiceClient {
+        /// Checks fleet files.
+        validate_fleet = validate(ValidateRequest) -> ValidateResponse;
+        /// What applying fleet files would change.
+        diff_fleet = diff(DiffRequest) -> DiffResponse;
+        /// Applies fleet files.
+        apply_fleet = apply(ApplyRequest) -> ApplyResponse;
+        /// The fleet as YAML.
+        export_fleet = export(ExportRequest) -> ExportResponse;
+        /// Definitions of a kind.
+        list_definitions = list_definitions(ListDefinitionsRequest) -> ListDefinitionsResponse;
+        /// Removes a definition.
+        delete_definition = delete_definition(DeleteDefinitionRequest) -> DeleteDefinitionResponse;
+        /// Reaches a source.
+        test_source = test_source(TestSourceRequest) -> TestSourceResponse;
+        /// Makes a token for a new agent.
+        create_enrollment_token = create_enrollment_token(CreateEnrollmentTokenRequest) -> CreateEnrollmentTokenResponse;
+        /// Enrolled agents.
+        list_agents = list_agents(ListAgentsRequest) -> ListAgentsResponse;
+        /// Revokes an agent.
+        revoke_agent = revoke_agent(RevokeAgentRequest) -> RevokeAgentResponse;
+    }
+    status_service_client::StatusServiceClient {
+        /// The state of the fleet.
+        fleet_status = fleet(FleetStatusRequest) -> FleetStatusResponse;
+        /// Findings.
+        doctor = doctor(DoctorRequest) -> DoctorResponse;
+        /// Who the caller is.
+        whoami = whoami(WhoamiRequest) -> WhoamiResponse;
+    }
+}

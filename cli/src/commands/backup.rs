@@ -1,0 +1,149 @@
+//! `holdfast backup …`
+
+use holdfast_proto::v1;
+
+use super::{backup_show, backup_transfer, run};
+use crate::app::{App, snapshots};
+use crate::args::backup::{BackupCommand, BackupListArgs, BackupRunArgs};
+use crate::client::Client;
+use crate::error::{CliError, CliResult};
+use crate::exit_status::ExitStatus;
+use crate::output::text::short_snapshot;
+use crate::references::SnapshotReference;
+use crate::views::fleet::SourceView;
+use crate::views::run::RunView;
+use crate::views::snapshot::SnapshotView;
+
+pub(super) async fn backup(app: &mut App, command: BackupCommand) -> CliResult {
+    match command {
+        BackupCommand::Run(args) => start(app, args).await,
+        BackupCommand::List(args) => list(app, args).await,
+        BackupCommand::Show(args) => backup_show::show(app, args).await,
+        BackupCommand::Verify(args) => verify(app, &args.snapshot).await,
+        BackupCommand::Hold(args) => hold(app, &args.snapshot).await,
+        BackupCommand::Release(args) => release(app, &args.snapshot).await,
+        BackupCommand::Export(args) => backup_transfer::export(app, args).await,
+        BackupCommand::Import(args) => backup_transfer::import(app, args).await,
+    }
+}
+
+async fn start(app: &mut App, args: BackupRunArgs) -> CliResult {
+    let client = app.connect().await?;
+    let sources = if args.all { all_sources(&client).await? } else { args.sources.clone() };
+    if sources.is_empty() {
+        return Err(CliError::new(holdfast_model::ErrorCode::NotFound, "there is no source to back up")
+            .then("holdfast source add NAME --engine ENGINE --agent AGENT …"));
+    }
+    if args.dry_run {
+        return preview(app, &client, &sources, &args).await;
+    }
+    let mut runs: Vec<RunView> = Vec::new();
+    let mut errors: Vec<CliError> = Vec::new();
+    for source in sources {
+        let what = v1::StartBackup {
+            source: source.clone(),
+            snapshot_type: args.kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
+            milestone: args.milestone.clone().unwrap_or_default(),
+            repository: args.repo.clone().unwrap_or_default(),
+        };
+        let request = v1::StartRequest {
+            idempotency_key: app.idempotency_key(),
+            what: Some(v1::start_request::What::Backup(what)),
+        };
+        match client.start_runs(request).await {
+            Ok(reply) => runs.extend(reply.runs.into_iter().map(RunView::from)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if runs.is_empty() {
+        return Err(errors.swap_remove(0));
+    }
+    for error in &errors {
+        let text = crate::error_report::render(error, app.output.error_palette());
+        app.output.error_text(&text);
+    }
+    let status = run::started(app, &client, runs).await?;
+    // Some sources were not even begun.
+    Ok(if errors.is_empty() { status } else { ExitStatus::of_all(&[status, errors[0].exit_status()]) })
+}
+
+async fn all_sources(client: &Client) -> CliResult<Vec<String>> {
+    let request = v1::ListDefinitionsRequest { kind: "sources".to_owned(), name: String::new() };
+    let reply = client.list_definitions(request).await?;
+    Ok(reply.definitions.into_iter().map(|definition| definition.name).collect())
+}
+
+/// The definitions of what would run; unknown sources are an error as they would be.
+async fn preview(app: &mut App, client: &Client, sources: &[String], args: &BackupRunArgs) -> CliResult {
+    let mut found = Vec::new();
+    for source in sources {
+        found.push(super::source::definition(client, source).await?);
+    }
+    app.output.list(&found, "")?;
+    let kind = args.kind.map_or("incremental", |kind| kind.as_str());
+    let to = args.repo.as_deref().map(|repo| format!(" to {repo}")).unwrap_or_default();
+    let names: Vec<&str> = found.iter().map(|view: &SourceView| view.name.as_str()).collect();
+    app.output.note(&format!("would back up {}: {kind}{to}", names.join(", ")));
+    Ok(ExitStatus::Ok)
+}
+
+async fn list(app: &mut App, args: BackupListArgs) -> CliResult {
+    let client = app.connect().await?;
+    let found = snapshots(&client, args.source.as_deref(), args.repo.as_deref(), args.limit).await?;
+    let empty = match &args.source {
+        Some(source) => format!("no snapshot of {source}\n  next   holdfast backup run {source}"),
+        None => "no snapshot\n  next   holdfast backup run SOURCE".to_owned(),
+    };
+    app.output.list(&found, &empty)?;
+    if found.len() >= args.limit as usize {
+        app.output.note(&format!("the newest {}; more with --limit", args.limit));
+    }
+    Ok(ExitStatus::Ok)
+}
+
+async fn verify(app: &mut App, snapshot: &str) -> CliResult {
+    let reference: SnapshotReference = snapshot.parse()?;
+    let client = app.connect().await?;
+    let snapshot = app.snapshot_id(&client, &reference).await?;
+    let request = v1::StartRequest {
+        idempotency_key: app.idempotency_key(),
+        what: Some(v1::start_request::What::Verify(v1::StartVerify { snapshot })),
+    };
+    let runs = client.start_runs(request).await?.runs.into_iter().map(RunView::from).collect();
+    run::started(app, &client, runs).await
+}
+
+async fn hold(app: &mut App, snapshot: &str) -> CliResult {
+    let reference: SnapshotReference = snapshot.parse()?;
+    let client = app.connect().await?;
+    let id = app.snapshot_id(&client, &reference).await?;
+    let reason =
+        crate::confirm::reason(&app.settings.consent, &mut crate::confirm::Terminal)?.ok_or_else(|| {
+            CliError::usage("a hold needs a reason").then("# the same command with --reason TEXT")
+        })?;
+    let reply = client.hold_snapshot(v1::HoldRequest { id, reason }).await?;
+    let view = SnapshotView::from(reply.snapshot.unwrap_or_default());
+    app.output.show(&view, |_| format!("{} is held: nothing removes it\n", short_snapshot(&view.id)))?;
+    app.output.next(&[format!("holdfast backup release {}", short_snapshot(&view.id))]);
+    Ok(ExitStatus::Ok)
+}
+
+async fn release(app: &mut App, snapshot: &str) -> CliResult {
+    let reference: SnapshotReference = snapshot.parse()?;
+    let client = app.connect().await?;
+    let id = app.snapshot_id(&client, &reference).await?;
+    let reply = client.show_snapshot(v1::ShowSnapshotRequest { id }).await?;
+    let view = SnapshotView::from(reply.snapshot.unwrap_or_default());
+    let short = short_snapshot(&view.id);
+    let what = format!(
+        "snapshot {short} of {} loses its protection ({})",
+        view.source.as_deref().unwrap_or("another program"),
+        view.held_because.as_deref().unwrap_or("it is not held")
+    );
+    let confirmation = app.ask_name(&what, short)?;
+    let request =
+        v1::ReleaseRequest { id: view.id.clone(), confirm: confirmation.name, reason: confirmation.reason };
+    let view = SnapshotView::from(client.release_snapshot(request).await?.snapshot.unwrap_or_default());
+    app.output.show(&view, |_| format!("{} is not held any more\n", short_snapshot(&view.id)))?;
+    Ok(ExitStatus::Ok)
+}

@@ -1,0 +1,147 @@
+//! `holdfast repo …`
+
+use holdfast_model::ErrorCode;
+use holdfast_proto::v1;
+
+use super::fleet_files::apply_text;
+use super::source_definition::{check, repository_file};
+use super::{details, run};
+use crate::app::App;
+use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand};
+use crate::client::Client;
+use crate::error::{CliError, CliResult};
+use crate::exit_status::ExitStatus;
+use crate::output::text::{count, counted, plain, size};
+use crate::output::{Look, format};
+use crate::views::repository::{RepositoryView, UsageView};
+use crate::views::run::RunView;
+
+pub(super) async fn repo(app: &mut App, command: RepoCommand) -> CliResult {
+    match command {
+        RepoCommand::Add(args) => add(app, &args).await,
+        RepoCommand::List => list(app).await,
+        RepoCommand::Check(args) => check_repository(app, args).await,
+        RepoCommand::Usage(args) => usage(app, args.name).await,
+    }
+}
+
+async fn repositories(client: &Client) -> CliResult<Vec<RepositoryView>> {
+    let reply = client.list_repositories(v1::ListRepositoriesRequest {}).await?;
+    Ok(reply.repositories.into_iter().map(RepositoryView::from).collect())
+}
+
+async fn add(app: &mut App, args: &RepoAddArgs) -> CliResult {
+    let text = repository_file(args)?;
+    let file = format!("repo add {}", args.name);
+    check(&file, &text)?;
+    if args.dry_run {
+        app.output.write(&text)?;
+        return Ok(ExitStatus::Ok);
+    }
+    let client = app.connect().await?;
+    let request = v1::ListDefinitionsRequest { kind: "repositories".to_owned(), name: String::new() };
+    let existing = client.list_definitions(request).await?.definitions;
+    if existing.iter().any(|definition| definition.name == args.name) {
+        return Err(CliError::new(
+            ErrorCode::AlreadyExists,
+            format!("there is a repository {:?} already", args.name),
+        )
+        .then("holdfast repo list"));
+    }
+    apply_text(app, &client, &file, text).await?;
+    let reply = client.init_repository(v1::InitRepositoryRequest { name: args.name.clone() }).await.map_err(
+        |error| {
+            error
+                .at_stake(format!("repository {} is declared, but not open", args.name))
+                .then("holdfast repo list")
+        },
+    )?;
+    let view =
+        repositories(&client).await?.into_iter().find(|view| view.name == args.name).ok_or_else(|| {
+            CliError::new(ErrorCode::Internal, "the repository that was added is not listed")
+        })?;
+    app.output.show(&view, |_| {
+        let id = reply.repository_id.get(..8).unwrap_or(&reply.repository_id);
+        if reply.created {
+            format!("repository {} is created at {} (id {id})\n", view.name, plain(&view.url))
+        } else {
+            format!(
+                "repository {} is opened at {} (id {id}), it holds {}\n",
+                view.name,
+                plain(&view.url),
+                counted(reply.snapshots, "snapshot")
+            )
+        }
+    })?;
+    if reply.created {
+        app.output.note("keep a copy of its key elsewhere: without it nothing can be read");
+    }
+    app.output.next(&["holdfast source add NAME --engine ENGINE --agent AGENT …".to_owned()]);
+    Ok(ExitStatus::Ok)
+}
+
+async fn list(app: &mut App) -> CliResult {
+    let client = app.connect().await?;
+    let found = repositories(&client).await?;
+    app.output.list(
+        &found,
+        "no repository is declared\n  next   holdfast repo add main --url file:///var/lib/holdfast/main --key-file /etc/holdfast/main.key",
+    )?;
+    Ok(ExitStatus::Ok)
+}
+
+async fn check_repository(app: &mut App, args: RepoCheckArgs) -> CliResult {
+    let client = app.connect().await?;
+    let what = v1::StartCheck { repository: args.name, read_data: args.read_data };
+    let request = v1::StartRequest {
+        idempotency_key: app.idempotency_key(),
+        what: Some(v1::start_request::What::Check(what)),
+    };
+    let runs = client.start_runs(request).await?.runs.into_iter().map(RunView::from).collect();
+    run::started(app, &client, runs).await
+}
+
+async fn usage(app: &mut App, name: String) -> CliResult {
+    let client = app.connect().await?;
+    let reply = client.repository_usage(v1::RepositoryUsageRequest { name: name.clone() }).await?;
+    let repository = RepositoryView::from(reply.repository.unwrap_or_default());
+    let usage: Vec<UsageView> =
+        reply.sources.into_iter().map(|source| UsageView::new(&repository.name, source)).collect();
+    if app.output.is_human() {
+        let head = describe(&repository, app.output.look());
+        let rows = format::render(app.output.format(), &usage, app.output.look());
+        app.output.write(&format!("{head}\n{rows}"))?;
+    } else {
+        app.output.list(&usage, "")?;
+    }
+    app.output.next(&[format!("holdfast repo check {name}")]);
+    Ok(ExitStatus::Ok)
+}
+
+fn describe(view: &RepositoryView, look: &Look) -> String {
+    let state = match &view.failure {
+        Some(failure) => {
+            look.palette.bad(&format!("{} [{}] {}", view.state, failure.code, plain(&failure.message)))
+        }
+        None => look.palette.good(&view.state),
+    };
+    format!(
+        "{}   {state}   {}\n{}",
+        plain(&view.name),
+        plain(&view.url),
+        details(&[
+            ("stored", format!("{} in {} packs", size(view.stored_bytes), count(view.packs))),
+            (
+                "shows",
+                format!(
+                    "{} in {} ({})",
+                    size(view.logical_bytes),
+                    counted(view.snapshots, "snapshot"),
+                    view.ratio()
+                )
+            ),
+            ("free", view.free_bytes.map(size).unwrap_or_default()),
+            ("checked", look.time_or(view.checked_at, "never")),
+        ])
+    )
+}

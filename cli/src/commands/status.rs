@@ -1,0 +1,265 @@
+//! `holdfast status`
+
+use std::fmt::Write as _;
+
+use holdfast_model::ErrorCode;
+use holdfast_proto::v1;
+
+use super::details;
+use crate::app::App;
+use crate::args::status::StatusArgs;
+use crate::error::{CliError, CliResult};
+use crate::exit_status::ExitStatus;
+use crate::output::text::{counted, plain, short_run, short_snapshot, size};
+use crate::output::{Align, Look, Record as _, Tone, format};
+use crate::views::run::RunView;
+use crate::views::status::SourceStatusView;
+
+/// What an empty fleet is told.
+const EMPTY: &str = "nothing is protected: no source is declared
+  next   holdfast repo add main --url file:///var/lib/holdfast/main --key-file /etc/holdfast/main.key
+         holdfast agent enroll NAME
+         holdfast source add NAME --engine sqlite --agent NAME --path /srv/app.db";
+
+pub(super) async fn status(app: &mut App, args: StatusArgs) -> CliResult {
+    let client = app.connect().await?;
+    let source = args.source.clone().unwrap_or_default();
+    let reply = client.fleet_status(v1::FleetStatusRequest { source }).await?;
+    let header = header(app, &reply);
+    let all: Vec<SourceStatusView> = reply.sources.into_iter().map(SourceStatusView::from).collect();
+    if let Some(name) = &args.source {
+        let [one] = all.as_slice() else {
+            return Err(CliError::new(ErrorCode::NotFound, format!("there is no source {name:?}"))
+                .then("holdfast source list"));
+        };
+        let one = one.clone();
+        app.output.show(&one, |look| detail(&one, look))?;
+    } else {
+        let shown: Vec<SourceStatusView> =
+            all.iter().filter(|status| !args.problems || !status.is_protected()).cloned().collect();
+        if !app.output.is_human() {
+            app.output.list(&shown, EMPTY)?;
+        } else if all.is_empty() {
+            app.output.note(EMPTY);
+        } else {
+            let wide = app.output.format() == format::OutputFormat::Wide;
+            let text = overview(&header, &all, &shown, app.output.look(), wide);
+            app.output.write(&text)?;
+        }
+    }
+    Ok(if args.check { verdict(&all) } else { ExitStatus::Ok })
+}
+
+/// What `--check` says. No source at all is nothing that is protected.
+fn verdict(all: &[SourceStatusView]) -> ExitStatus {
+    if all.iter().any(SourceStatusView::is_damaged) {
+        ExitStatus::DataBad
+    } else if all.is_empty() || !all.iter().all(SourceStatusView::is_protected) {
+        ExitStatus::ObjectiveBreached
+    } else {
+        ExitStatus::Ok
+    }
+}
+
+fn header(app: &App, reply: &v1::FleetStatusResponse) -> String {
+    let name = app
+        .connection()
+        .ok()
+        .and_then(|connection| connection.context)
+        .map(|context| format!("{context}   "))
+        .unwrap_or_default();
+    let count = |state: &str| reply.sources.iter().filter(|source| source.state == state).count();
+    let not_restorable = match count("not_restorable") {
+        0 => "0 not restorable".to_owned(),
+        some => app.output.palette().bad(&format!("{some} NOT RESTORABLE")),
+    };
+    format!(
+        "{name}{}   {} protected   {} at risk   {not_restorable}   controller {}, {} of {} agents connected",
+        counted(reply.sources.len() as u64, "source"),
+        count("protected"),
+        count("at_risk"),
+        plain(&reply.controller_version),
+        reply.agents_online,
+        reply.agents_total,
+    )
+}
+
+fn overview(
+    header: &str,
+    all: &[SourceStatusView],
+    shown: &[SourceStatusView],
+    look: &Look,
+    wide: bool,
+) -> String {
+    let mut text = format!("{header}\n");
+    if shown.is_empty() {
+        text.push_str("nothing needs attention\n");
+        return text;
+    }
+    let format = if wide { format::OutputFormat::Wide } else { format::OutputFormat::Table };
+    text.push('\n');
+    text.push_str(&format::render(format, shown, look));
+    let problems: Vec<&SourceStatusView> = all.iter().filter(|status| !status.is_protected()).collect();
+    if problems.is_empty() {
+        return text;
+    }
+    let verb = if problems.len() == 1 { "needs" } else { "need" };
+    // Writing into a String cannot fail.
+    let _ = writeln!(text, "\n{} {verb} attention", problems.len());
+    let rows: Vec<Vec<(String, Tone)>> = problems
+        .iter()
+        .map(|status| {
+            let sign = status.state_text().split(' ').next().unwrap_or_default().to_owned();
+            let remedy = status.remedy.as_deref().map(|remedy| format!("-> {}", plain(remedy)));
+            vec![
+                (format!("  {sign}"), status.tone()),
+                (status.name(), Tone::Plain),
+                (plain(status.problem.as_deref().unwrap_or("-")), Tone::Plain),
+                (remedy.unwrap_or_default(), Tone::Plain),
+            ]
+        })
+        .collect();
+    text.push_str(&format::grid(&[("", Align::Left); 4], &rows, look));
+    text
+}
+
+fn detail(status: &SourceStatusView, look: &Look) -> String {
+    let paint = |text: String| match status.tone() {
+        Tone::Good => look.palette.good(&text),
+        Tone::Warning => look.palette.warning(&text),
+        _ => look.palette.bad(&text),
+    };
+    let online = if status.agent_online { "connected" } else { "not connected" };
+    let mut text = format!(
+        "{}   {}   on {} ({online})   {}\n",
+        plain(&status.source),
+        plain(&status.engine),
+        plain(&status.agent),
+        paint(status.state_text()),
+    );
+    let snapshot = status.snapshot_id.as_deref().map(|id| {
+        format!(
+            "{}, {}, {} in {}",
+            short_snapshot(id),
+            status.proof.as_deref().unwrap_or("-"),
+            counted(status.snapshots, "snapshot"),
+            counted(u64::from(status.copies), "repository").replace("repositorys", "repositories"),
+        )
+    });
+    let run = |run: &Option<RunView>| {
+        run.as_ref().map_or_else(String::new, |run| {
+            format!(
+                "{} {} {}   {}",
+                run.kind,
+                short_run(&run.id),
+                run.phase,
+                look.time_or(run.ended_at.or(run.started_at).or(run.queued_at), "")
+            )
+        })
+    };
+    text.push_str(&details(&[
+        ("loss if now", status.loss()),
+        ("restorable to", look.time_or(status.recovery_point_at, "nothing: there is no snapshot")),
+        (
+            "restore takes",
+            match status.restore_seconds {
+                Some(_) => format!("{} (the last one)", status.restore_time()),
+                None => "not known: none was timed".to_owned(),
+            },
+        ),
+        ("restore proven", look.time_or(status.proven_at, "never")),
+        ("size", size(status.logical_bytes)),
+        ("newest", snapshot.unwrap_or_default()),
+        ("running", run(&status.active_run)),
+        ("last backup", run(&status.last_backup)),
+        ("problem", status.problem.as_deref().map(plain).unwrap_or_default()),
+        ("next", status.remedy.as_deref().map(plain).unwrap_or_default()),
+    ]));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::output::{Palette, TimeStyle};
+
+    fn look() -> Look {
+        Look {
+            now: "2026-11-21T13:41:07Z".parse().unwrap(),
+            time: TimeStyle::Relative,
+            zone: TimeZone::UTC,
+            palette: Palette::plain(),
+        }
+    }
+
+    fn protected() -> SourceStatusView {
+        SourceStatusView {
+            source: "pg-main".to_owned(),
+            engine: "postgres 15.18".to_owned(),
+            agent: "db1".to_owned(),
+            agent_online: true,
+            state: "protected".to_owned(),
+            recovery_point_at: Some("2026-11-21T13:41:01Z".parse().unwrap()),
+            loss_seconds: Some(6),
+            restore_seconds: Some(702.0),
+            proven_at: Some("2026-11-21T04:41:01Z".parse().unwrap()),
+            copies: 2,
+            snapshots: 14,
+            logical_bytes: 4 << 30,
+            snapshot_id: Some("3f2a91bc".repeat(8)),
+            proof: Some("restored".to_owned()),
+            ..SourceStatusView::default()
+        }
+    }
+
+    fn without_snapshot() -> SourceStatusView {
+        SourceStatusView {
+            source: "shop".to_owned(),
+            engine: "sqlite".to_owned(),
+            agent: "app1".to_owned(),
+            state: "not_restorable".to_owned(),
+            problem: Some("no backup has ever succeeded".to_owned()),
+            remedy: Some("holdfast backup run shop".to_owned()),
+            ..SourceStatusView::default()
+        }
+    }
+
+    #[test]
+    fn the_overview_leads_with_loss_time_and_proof() {
+        let all = [without_snapshot(), protected()];
+        insta::assert_snapshot!(overview("prod   2 sources", &all, &all, &look(), false), @r#"
+        prod   2 sources
+
+        SOURCE   ENGINE          RESTORABLE TO  LOSS IF NOW  RESTORE TAKES  RESTORE PROVEN  COPIES  STATE
+        shop     sqlite          -                      ALL              -  never                0  XX not restorable
+        pg-main  postgres 15.18  6s ago                  6s         11m42s  9h ago               2  ok
+
+        1 needs attention
+          XX  shop  no backup has ever succeeded  -> holdfast backup run shop
+        "#);
+    }
+
+    #[test]
+    fn one_source_is_shown_in_full() {
+        insta::assert_snapshot!(detail(&protected(), &look()), @r#"
+        pg-main   postgres 15.18   on db1 (connected)   ok
+          loss if now      6s
+          restorable to    6s ago
+          restore takes    11m42s (the last one)
+          restore proven   9h ago
+          size             4.0 GiB
+          newest           3f2a91bc, restored, 14 snapshots in 2 repositories
+        "#);
+    }
+
+    #[test]
+    fn the_verdict_tells_bad_data_from_a_missed_promise() {
+        let damaged = SourceStatusView { proof: Some("damaged".to_owned()), ..protected() };
+        assert_eq!(verdict(&[protected()]), ExitStatus::Ok);
+        assert_eq!(verdict(&[protected(), without_snapshot()]), ExitStatus::ObjectiveBreached);
+        assert_eq!(verdict(&[without_snapshot(), damaged]), ExitStatus::DataBad);
+        assert_eq!(verdict(&[]), ExitStatus::ObjectiveBreached);
+    }
+}

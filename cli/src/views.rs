@@ -1,0 +1,34 @@
+//! What commands print, in the form that scripts may rely on: fields are added, never renamed or removed.
+//!
+//! Sizes end in `_bytes`, lengths of time in `_seconds`, moments in `_at` (RFC 3339, UTC). What is not known is `null`.
+
+pub(crate) mod fleet;
+pub(crate) mod local;
+pub(crate) mod plan;
+pub(crate) mod repository;
+pub(crate) mod run;
+pub(crate) mod snapshot;
+pub(crate) mod status;
+
+use holdfast_proto::convert;
+use jiff::Timestamp;
+
+/// A moment from the wire; nothing when it is absent or makes no sense.
+pub(crate) fn moment(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+    at.and_then(|at| convert::from_timestamp("at", &at).ok())
+}
+
+/// A text from the wire; nothing when it is empty.
+pub(crate) fn filled(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// A text for a cell that may be empty.
+pub(crate) fn dash(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+/// Milliseconds as seconds.
+pub(crate) fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}

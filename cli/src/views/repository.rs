@@ -1,0 +1,145 @@
+//! Repositories and what they hold.
+
+use holdfast_model::Failure;
+use holdfast_proto::v1;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{dash, filled, moment};
+use crate::output::text::{count, size};
+use crate::output::{Column, Record, Tone};
+
+/// One repository.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RepositoryView {
+    /// Its name.
+    pub name: String,
+    /// Where it lies, without credentials.
+    pub url: String,
+    /// Its id; none while it was never opened.
+    pub repository_id: Option<String>,
+    /// open, missing, unreachable, locked-out or damaged.
+    pub state: String,
+    /// Why it is not open.
+    pub failure: Option<Failure>,
+    /// Its snapshots.
+    pub snapshots: u64,
+    /// Its packs.
+    pub packs: u64,
+    /// Size of its packs.
+    pub stored_bytes: u64,
+    /// What its snapshots show, each counted whole.
+    pub logical_bytes: u64,
+    /// Free space of its storage, when known.
+    pub free_bytes: Option<u64>,
+    /// When its structure was last checked without a finding.
+    pub checked_at: Option<Timestamp>,
+}
+
+impl From<v1::Repository> for RepositoryView {
+    fn from(repository: v1::Repository) -> Self {
+        Self {
+            name: repository.name,
+            url: repository.url,
+            repository_id: filled(repository.repository_id),
+            state: repository.state,
+            failure: repository.failure.map(Failure::from),
+            snapshots: repository.snapshots,
+            packs: repository.packs,
+            stored_bytes: repository.stored_bytes,
+            logical_bytes: repository.logical_bytes,
+            free_bytes: (repository.free_bytes > 0).then_some(repository.free_bytes),
+            checked_at: moment(repository.checked_at),
+        }
+    }
+}
+
+impl RepositoryView {
+    /// How many times smaller than what its snapshots show it is.
+    pub(crate) fn ratio(&self) -> String {
+        ratio(self.logical_bytes, self.stored_bytes)
+    }
+}
+
+/// `12.3x`, or `-` where nothing is stored.
+pub(crate) fn ratio(logical_bytes: u64, stored_bytes: u64) -> String {
+    if stored_bytes == 0 || logical_bytes == 0 {
+        return "-".to_owned();
+    }
+    format!("{:.1}x", logical_bytes as f64 / stored_bytes as f64)
+}
+
+impl Record for RepositoryView {
+    const KIND: &'static str = "Repository";
+
+    fn columns() -> Vec<Column<Self>> {
+        vec![
+            Column::<Self>::left("REPOSITORY", |view, _| view.name.clone()),
+            Column::<Self>::left("STATE", |view, _| match &view.failure {
+                Some(failure) => format!("{} {}", view.state, failure.code),
+                None => view.state.clone(),
+            })
+            .toned(|view| if view.state == "open" { Tone::Good } else { Tone::Bad }),
+            Column::<Self>::right("SNAPSHOTS", |view, _| count(view.snapshots)),
+            Column::<Self>::right("STORED", |view, _| size(view.stored_bytes)),
+            Column::<Self>::right("SHOWS", |view, _| size(view.logical_bytes)),
+            Column::<Self>::right("RATIO", |view, _| view.ratio()),
+            Column::<Self>::right("FREE", |view, _| view.free_bytes.map_or_else(|| "-".to_owned(), size)),
+            Column::<Self>::left("CHECKED", |view, look| look.time_or(view.checked_at, "never")),
+            Column::<Self>::left("URL", |view, _| view.url.clone()),
+            Column::<Self>::right("PACKS", |view, _| count(view.packs)).only_wide(),
+            Column::<Self>::left("ID", |view, _| dash(view.repository_id.as_deref())).only_wide(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// What one source takes in a repository.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct UsageView {
+    /// The repository.
+    pub repository: String,
+    /// The source; none for snapshots of other programs.
+    pub source: Option<String>,
+    /// Its snapshots.
+    pub snapshots: u64,
+    /// What its newest snapshot shows.
+    pub logical_bytes: u64,
+    /// What its snapshots added.
+    pub stored_bytes: u64,
+}
+
+impl UsageView {
+    /// The usage of one source in a repository.
+    pub(crate) fn new(repository: &str, usage: v1::SourceUsage) -> Self {
+        Self {
+            repository: repository.to_owned(),
+            source: filled(usage.source),
+            snapshots: usage.snapshots,
+            logical_bytes: usage.logical_bytes,
+            stored_bytes: usage.stored_bytes,
+        }
+    }
+}
+
+impl Record for UsageView {
+    const KIND: &'static str = "SourceUsage";
+
+    fn columns() -> Vec<Column<Self>> {
+        vec![
+            Column::<Self>::left("SOURCE", |view, _| {
+                view.source.clone().unwrap_or_else(|| "(other programs)".to_owned())
+            }),
+            Column::<Self>::right("SNAPSHOTS", |view, _| count(view.snapshots)),
+            Column::<Self>::right("NEWEST SHOWS", |view, _| size(view.logical_bytes)),
+            Column::<Self>::right("ADDED", |view, _| size(view.stored_bytes)),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.source.clone().unwrap_or_default()
+    }
+}
