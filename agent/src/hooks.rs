@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use holdfast_host::tool::{ToolCommand, ToolExit, ToolInput, ToolOutput};
 use holdfast_engines::{EngineError, RunLog};
+use holdfast_host::tool::{ToolCommand, ToolExit, ToolInput, ToolOutput};
 use holdfast_model::ids::{HookName, RunId, SourceName};
 use holdfast_model::source::Hooks;
 use holdfast_model::{ErrorCode, Failure};

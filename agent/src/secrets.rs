@@ -1,8 +1,8 @@
 //! Secrets of sources, resolved on this host, within what its own configuration allows.
 
 use async_trait::async_trait;
-use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_engines::{EngineError, SecretResolver};
+use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_model::secret::{Secret, SecretRef};
 
 use crate::allow_list::AllowList;

@@ -16,10 +16,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("holdfast-repository", &["holdfast-model", "holdfast-runtime"]),
     ("holdfast-host", &["holdfast-model"]),
     ("holdfast-engines", &["holdfast-host", "holdfast-model", "holdfast-runtime"]),
-    ("holdfast-controller", &["holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"]),
+    (
+        "holdfast-controller",
+        &["holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"],
+    ),
     (
         "holdfast-agent",
-        &["holdfast-engines", "holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"],
+        &[
+            "holdfast-engines",
+            "holdfast-host",
+            "holdfast-model",
+            "holdfast-proto",
+            "holdfast-repository",
+            "holdfast-runtime",
+        ],
     ),
     (
         "holdfast",

@@ -11,7 +11,7 @@ use crate::output::{Column, Record, Tone};
 
 /// One step with how long it took and how it ended.
 pub(super) fn step_line(label: &str, text: &str, took: Duration, outcome: &str) -> String {
-    format!("  {label:<11}  {text:<78}  {:>6}  {outcome}\n", duration(took))
+    format!("  {label:<11}  {text:<80}  {:>6}  {outcome}\n", duration(took))
 }
 
 /// One backup of the story.

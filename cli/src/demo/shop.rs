@@ -13,6 +13,9 @@ const PRODUCTS: i64 = 2_000;
 /// What the demo promises.
 pub(super) const ORDERS: i64 = 100_000;
 
+/// When the shop opened, in seconds since 1970.
+const OPENED_AT: i64 = 1_760_000_000;
+
 /// How long the writer rests between two orders.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -24,7 +27,7 @@ const SCHEMA: &str = "
     create table products (id integer primary key, name text not null, price_cents integer not null, stock integer not null);
     create table orders (id integer primary key, customer_id integer not null references customers, status text not null,
                          placed_at integer not null);
-    create index orders_by_customer on orders (customer_id);
+    create index orders_by_time on orders (placed_at);
     create table order_items (order_id integer not null references orders, product_id integer not null references products,
                               quantity integer not null, price_cents integer not null,
                               primary key (order_id, product_id)) without rowid;
@@ -108,10 +111,12 @@ pub(super) fn build(path: &Path) -> rusqlite::Result<()> {
 
 /// One order with its items and its payment.
 fn place_order(transaction: &Transaction<'_>, dice: &mut Dice) -> rusqlite::Result<()> {
-    let placed_at = 1_760_000_000 + dice.below(30_000_000);
     transaction
-        .prepare_cached("insert into orders (customer_id, status, placed_at) values (?1, ?2, ?3)")?
-        .execute(params![1 + dice.below(CUSTOMERS), dice.one_of(&STATUS), placed_at])?;
+        .prepare_cached(
+            "insert into orders (customer_id, status, placed_at)
+             select ?1, ?2, coalesce(max(placed_at), ?3) + ?4 from orders",
+        )?
+        .execute(params![1 + dice.below(CUSTOMERS), dice.one_of(&STATUS), OPENED_AT, dice.below(600)])?;
     let order = transaction.last_insert_rowid();
     let mut total = 0;
     for _ in 0..=dice.below(3) {
@@ -137,7 +142,8 @@ pub(super) fn change(path: &Path, orders: i64) -> rusqlite::Result<()> {
     for _ in 0..orders {
         place_order(&transaction, &mut dice)?;
     }
-    transaction.execute("update products set price_cents = price_cents + 100 where id % 10 = 3", [])?;
+    transaction
+        .execute("update products set price_cents = price_cents + 100 where id between 301 and 500", [])?;
     transaction.commit()
 }
 
@@ -163,7 +169,8 @@ pub(super) fn keep_ordering(path: &Path, stop: &CancellationToken) -> rusqlite::
 
 /// What is in a database, counted by opening it: rows per table, and whether SQLite finds it intact.
 pub(super) fn count(path: &Path) -> rusqlite::Result<Counted> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // A reader alone would leave its `-shm` and `-wal` files behind.
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let names: Vec<String> = connection
         .prepare(

@@ -79,7 +79,7 @@ async fn prepare(app: &mut App, home: &Home, stage: &mut Stage) -> CliResult<Cli
     let bytes = std::fs::metadata(home.database()).map_or(0, |metadata| metadata.len());
     stage.start_writer(&home.database());
     let text = format!(
-        "shop.db   SQLite, {}, 5 tables, {} orders, a writer adds 20 a second",
+        "shop.db: SQLite, {}, {} orders in 5 tables; a writer adds 20 a second",
         size(bytes),
         count(shop::ORDERS.unsigned_abs())
     );

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use holdfast_engines::files::FilesEngine;
-use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_engines::sqlite::SqliteEngine;
 use holdfast_engines::{Content, Engine, EngineContext, EngineError, FileType, RunLog, StoredSummary};
+use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::source::{FilesConfig, SqliteConfig};
 use holdfast_runtime::SystemClock;

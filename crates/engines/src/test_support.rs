@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio_util::sync::CancellationToken;
 
-use holdfast_host::secrets::LocalSecretResolver;
 use crate::{
     Content, EngineContext, EngineError, Entry, ExtractOrder, ExtractReport, FileType, RunLog,
     SnapshotContents,
 };
+use holdfast_host::secrets::LocalSecretResolver;
 
 /// A log that remembers its warnings.
 #[derive(Debug, Default)]

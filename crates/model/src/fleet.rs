@@ -271,7 +271,10 @@ impl Fleet {
 impl Fleet {
     /// One definition as a document of the schema of its kind.
     pub fn get_json(&self, kind: &str, name: &str) -> Option<serde_json::Value> {
-        fn find<K: Ord + std::str::FromStr, V: Serialize>(map: &BTreeMap<K, V>, name: &str) -> Option<serde_json::Value> {
+        fn find<K: Ord + std::str::FromStr, V: Serialize>(
+            map: &BTreeMap<K, V>,
+            name: &str,
+        ) -> Option<serde_json::Value> {
             serde_json::to_value(map.get(&name.parse().ok()?)?).ok()
         }
         match kind {

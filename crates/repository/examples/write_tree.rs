@@ -35,7 +35,9 @@ fn main() -> Result<(), Failure> {
         arguments.get(position + 1)?.parse::<usize>().ok()
     };
     let [folder, place, ..] = arguments.as_slice() else {
-        return Err("usage: write_tree FOLDER REPOSITORY [--threads N] [--level N] [--no-verify] [--parent]".into());
+        return Err(
+            "usage: write_tree FOLDER REPOSITORY [--threads N] [--level N] [--no-verify] [--parent]".into()
+        );
     };
     let mut options = WriteOptions { verify_encoding: !flag("--no-verify"), ..WriteOptions::default() };
     options.threads = number("--threads").unwrap_or(options.threads);

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_engines::postgres::PostgresEngine;
-use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_engines::testing::postgres_cluster::PostgresCluster;
 use holdfast_engines::{
     Capture, Content, Engine as _, EngineContext, EngineError, ExtractOrder, ExtractReport, FileType,
     RestoreOrder, RunLog, SnapshotContents, StoredSummary,
 };
+use holdfast_host::secrets::LocalSecretResolver;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{CheckOutcome, Placement, RestoreReport};
