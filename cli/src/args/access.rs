@@ -65,7 +65,7 @@ Examples:
   holdfast context add prod --server https://backup:7443 --ca-file ca.pem
         asks for the token without showing it
   holdfast context add prod --server https://backup:7443 --ca-file ca.pem --token-file token
-  pass show backup | holdfast context add prod --server https://backup:7443 --ca-file ca.pem --token-stdin
+  pass show hf | holdfast context add prod --server backup:7443 --ca-file ca.pem --token-stdin
 
 A token is never given as an argument: arguments can be read by every process of the machine.")]
 pub struct ContextAddArgs {
