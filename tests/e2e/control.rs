@@ -22,7 +22,7 @@ async fn an_enrolment_token_is_good_once_and_for_its_name_only() {
     let request = v1::CreateEnrollmentTokenRequest { agent: "a1".to_owned(), ttl_seconds: 60 };
     let token = fleet.fleet().create_enrollment_token(request).await.unwrap().into_inner();
     let options = |name: &str, pin: &str| holdfast_agent::EnrollOptions {
-        controller: fleet.address().parse().unwrap(),
+        controller: fleet.address.parse().unwrap(),
         name: name.parse().unwrap(),
         ca_pin: pin.parse().unwrap(),
         data_dir: fleet.path().join(format!("agent-{}-{name}", &pin[7..11])),

@@ -12,6 +12,8 @@ mod documentation;
 mod error_pages;
 mod files;
 mod harness;
+mod kills;
 mod postgres;
+mod s3;
 mod snapshots;
 mod sqlite;

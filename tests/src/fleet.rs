@@ -56,9 +56,16 @@ pub struct Fleet {
     config: ControllerConfig,
     controller: Option<RunningController>,
     agents: BTreeMap<String, (AgentConfig, Option<RunningAgent>)>,
-    token: Secret,
-    ca_pem: String,
     ca_pin: String,
+    operator: Operator,
+}
+
+impl std::ops::Deref for Fleet {
+    type Target = Operator;
+
+    fn deref(&self) -> &Operator {
+        &self.operator
+    }
 }
 
 impl Fleet {
@@ -83,7 +90,8 @@ impl Fleet {
         let controller =
             Controller::start(config.clone(), SystemClock::shared()).await.expect("the controller starts");
         // A restart must come back at the same address.
-        config.grpc.listen = controller.address();
+        let listen = controller.address();
+        config.grpc.listen = listen;
         let password = dir.path().join("password");
         std::fs::write(&password, REPOSITORY_PASSWORD).expect("the folder is writable");
         set_mode(&password, 0o600);
@@ -92,9 +100,12 @@ impl Fleet {
             config,
             controller: Some(controller),
             agents: BTreeMap::new(),
-            token: made.admin_token.expect("the first init makes a token"),
-            ca_pem: made.ca_pem,
             ca_pin: made.ca_pin,
+            operator: Operator {
+                address: format!("https://127.0.0.1:{}", listen.port()),
+                token: made.admin_token.expect("the first init makes a token"),
+                ca_pem: made.ca_pem,
+            },
         }
     }
 
@@ -132,7 +143,7 @@ impl Fleet {
         let mut config = AgentConfig::new(self.path().join(format!("agent-{name}")));
         config.allow.restore_paths = vec![self.path().to_owned()];
         let options = EnrollOptions {
-            controller: self.address().parse().expect("the address of a controller is one"),
+            controller: self.address.parse().expect("the address of a controller is one"),
             name: AgentName::new(name).expect("tests use good names"),
             ca_pin: token.ca_pin.parse().expect("the pin of a controller is one"),
             data_dir: config.data_dir.clone(),
@@ -173,11 +184,43 @@ impl Fleet {
         self.controller = Some(started.expect("the controller starts again"));
     }
 
-    /// Where the controller is.
-    pub fn address(&self) -> String {
-        format!("https://127.0.0.1:{}", self.controller().address().port())
+    /// Declares a repository and creates it. `more` are further keys of its definition, as YAML.
+    pub async fn add_repository(&mut self, name: &str, url: &str, more: &str) {
+        let password = self.password_file();
+        self.apply(&format!(
+            "repositories:\n  {name}: {{ url: \"{url}\", encryption: {{ key: {{ file: {} }} }}{more} }}\n",
+            password.display()
+        ))
+        .await
+        .expect("the definition is good");
+        let made = self.repositories().init(v1::InitRepositoryRequest { name: name.to_owned() }).await;
+        made.expect("the repository is made");
     }
 
+    /// Stops everything in order.
+    pub async fn stop(mut self) {
+        for (_, running) in self.agents.values_mut() {
+            if let Some(agent) = running.take() {
+                let _ = agent.stop().await;
+            }
+        }
+        if self.controller.is_some() {
+            self.stop_controller().await;
+        }
+    }
+}
+
+/// An operator with a token: typed calls, and the few sequences of calls that tests make again and again.
+pub struct Operator {
+    /// Where the controller is.
+    pub address: String,
+    /// The bearer token.
+    pub token: Secret,
+    /// The CA to trust, PEM.
+    pub ca_pem: String,
+}
+
+impl Operator {
     fn channel(&self) -> OperatorChannel {
         self.channel_with(self.token.reveal())
     }
@@ -187,7 +230,7 @@ impl Fleet {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.ca_pem))
             .domain_name("localhost");
-        let endpoint = Endpoint::from_shared(self.address()).expect("the address is one");
+        let endpoint = Endpoint::from_shared(self.address.clone()).expect("the address is one");
         let channel = endpoint.tls_config(tls).expect("the CA is one").connect_lazy();
         InterceptedService::new(channel, Bearer(format!("Bearer {token}").parse().expect("a token is ASCII")))
     }
@@ -220,19 +263,6 @@ impl Fleet {
     /// Calls about the state of things.
     pub fn status(&self) -> StatusServiceClient<OperatorChannel> {
         StatusServiceClient::new(self.channel())
-    }
-
-    /// Declares a repository and creates it. `more` are further keys of its definition, as YAML.
-    pub async fn add_repository(&mut self, name: &str, url: &str, more: &str) {
-        let password = self.password_file();
-        self.apply(&format!(
-            "repositories:\n  {name}: {{ url: \"{url}\", encryption: {{ key: {{ file: {} }} }}{more} }}\n",
-            password.display()
-        ))
-        .await
-        .expect("the definition is good");
-        let made = self.repositories().init(v1::InitRepositoryRequest { name: name.to_owned() }).await;
-        made.expect("the repository is made");
     }
 
     /// Applies definitions, given without their first line.
@@ -366,18 +396,6 @@ impl Fleet {
         let request =
             v1::ListSnapshotsRequest { source: source.to_owned(), ..v1::ListSnapshotsRequest::default() };
         self.snapshots().list(request).await.expect("snapshots are listed").into_inner().snapshots
-    }
-
-    /// Stops everything in order.
-    pub async fn stop(mut self) {
-        for (_, running) in self.agents.values_mut() {
-            if let Some(agent) = running.take() {
-                let _ = agent.stop().await;
-            }
-        }
-        if self.controller.is_some() {
-            self.stop_controller().await;
-        }
     }
 }
 

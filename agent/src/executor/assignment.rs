@@ -40,7 +40,7 @@ impl Assignment {
     /// Reads an assignment.
     ///
     /// # Errors
-    /// [`Incomprehensible`] when its documents are not of this version's schema; a [`ConvertError`] when not even the
+    /// `Incomprehensible` when its documents are not of this version's schema; a [`ConvertError`] when not even the
     /// run can be told.
     pub fn read(assign: &v1::Assign) -> Result<Result<Self, Incomprehensible>, ConvertError> {
         let run = parse("run_id", &assign.run_id)?;
