@@ -83,6 +83,14 @@ impl App {
         confirm::typed_name(&self.settings.consent, &mut Terminal, what, name)
     }
 
+    /// Asks why.
+    ///
+    /// # Errors
+    /// `HF-1001` when no reason is given.
+    pub(crate) fn ask_reason(&self, what: &str) -> CliResult<String> {
+        confirm::needed_reason(&self.settings.consent, &mut Terminal, what)
+    }
+
     /// The key under which a repeated request counts once.
     pub(crate) fn idempotency_key(&self) -> String {
         uuid::Uuid::from_bytes(rand::random()).simple().to_string()

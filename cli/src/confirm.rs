@@ -50,7 +50,7 @@ pub(crate) fn yes(consent: &Consent, dialogue: &mut dyn Dialogue, question: &str
         return Ok(());
     }
     if !consent.interactive {
-        return Err(refused(question).then("# the same command with --yes"));
+        return Err(refused(question).then(format!("{} --yes", consent.command)));
     }
     match answer(dialogue, &format!("{question} [y/N]"))? {
         Some(text) if matches!(text.to_lowercase().as_str(), "y" | "yes") => Ok(()),
@@ -68,7 +68,7 @@ pub(crate) fn typed_name(
     what: &str,
     name: &str,
 ) -> CliResult<Confirmation> {
-    let flags = || format!("# the same command with --confirm {} --reason TEXT", shell_word(name));
+    let flags = || format!("{} --confirm {} --reason TEXT", consent.command, shell_word(name));
     let confirmed = if consent.confirm.iter().any(|given| given == name) {
         true
     } else if !consent.confirm.is_empty() {
@@ -89,6 +89,16 @@ pub(crate) fn typed_name(
         name: name.to_owned(),
         reason: reason(consent, dialogue)?
             .ok_or_else(|| refused(what).because("a reason is needed").then(flags()))?,
+    })
+}
+
+/// The reason, which is needed.
+///
+/// # Errors
+/// `HF-1001` when there is none.
+pub(crate) fn needed_reason(consent: &Consent, dialogue: &mut dyn Dialogue, what: &str) -> CliResult<String> {
+    reason(consent, dialogue)?.ok_or_else(|| {
+        CliError::usage(format!("{what} needs a reason")).then(format!("{} --reason TEXT", consent.command))
     })
 }
 
@@ -141,11 +151,12 @@ mod tests {
 
     #[test]
     fn a_pipeline_is_told_the_flag() {
-        let error = yes(&Consent::default(), &mut Script(Vec::new()), "Revoke db1?").unwrap_err();
-        assert_eq!(error.failure().next, ["# the same command with --yes"]);
-        let error =
-            typed_name(&Consent::default(), &mut Script(Vec::new()), "Replaces shop.db", "shop").unwrap_err();
-        assert_eq!(error.failure().next, ["# the same command with --confirm shop --reason TEXT"]);
+        let consent = Consent { command: "holdfast agent revoke db1".to_owned(), ..Consent::default() };
+        let error = yes(&consent, &mut Script(Vec::new()), "Revoke db1?").unwrap_err();
+        assert_eq!(error.failure().next, ["holdfast agent revoke db1 --yes"]);
+        let consent = Consent { command: "holdfast restore promote 12".to_owned(), ..Consent::default() };
+        let error = typed_name(&consent, &mut Script(Vec::new()), "Replaces shop.db", "shop").unwrap_err();
+        assert_eq!(error.failure().next, ["holdfast restore promote 12 --confirm shop --reason TEXT"]);
     }
 
     #[test]

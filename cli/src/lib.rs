@@ -1,8 +1,8 @@
 //! The `holdfast` command line.
 //!
-//! [`run`] is the whole of it: arguments in, exit status out. In reading order: [`args`] what can be said, [`settings`]
-//! what it comes to, [`contexts`] and [`client`] how a controller is reached, `commands` what is done, [`output`] and
-//! [`error_report`] what is printed, [`exit_status`] the verdict.
+//! [`run`] is the whole of it: arguments in, exit status out. In reading order: [`args`] what can be said, `settings`
+//! what it comes to, `contexts` and `client` how a controller is reached, `commands` what is done, [`output`] and
+//! `error_report` what is printed, [`exit_status`] the verdict.
 
 mod app;
 pub mod args;
@@ -46,7 +46,9 @@ const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
     tls::install_crypto_provider();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let surroundings = Surroundings::of_process();
+    let mut surroundings = Surroundings::of_process();
+    surroundings.arguments =
+        arguments.iter().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let json_errors = usage::wants_json(&arguments, &surroundings);
     let parsed =
         Cli::command().try_get_matches_from(&arguments).and_then(|matches| Cli::from_arg_matches(&matches));

@@ -1,6 +1,6 @@
 //! What is printed: data on standard output, everything else on standard error, in the one format chosen at the start.
 //!
-//! * [`format`]: the formats, and how each prints a list;
+//! * [`mod@format`]: the formats, and how each prints a list;
 //! * [`columns`]: what a table shows of an item;
 //! * [`text`]: sizes, counts, durations, times, and texts of others made harmless;
 //! * [`progress`]: bars, lines or objects on standard error.
@@ -156,6 +156,11 @@ impl Output {
         self.format
     }
 
+    /// Makes this the moment that relative times are seen from.
+    pub fn set_now(&mut self, now: Timestamp) {
+        self.look.now = now;
+    }
+
     /// Whether people read it.
     pub fn is_human(&self) -> bool {
         matches!(self.format, OutputFormat::Table | OutputFormat::Wide)
@@ -239,13 +244,15 @@ impl Output {
 
     /// A line on standard error that `--quiet` does not silence.
     pub fn error_line(&mut self, line: &str) {
-        // Nothing can be said about a standard error that is closed, and the work goes on.
-        let _ = writeln!(self.err, "{line}");
-        let _ = self.err.flush();
+        self.error_text(&format!("{line}\n"));
     }
 
     /// Text on standard error as it is.
     pub fn error_text(&mut self, text: &str) {
+        // Where both streams end in the same place, what was said first stands first. What cannot be written stays in
+        // the buffer, and `finish` says so.
+        let _ = self.out.flush();
+        // Nothing can be said about a standard error that is closed, and the work goes on.
         let _ = self.err.write_all(text.as_bytes());
         let _ = self.err.flush();
     }

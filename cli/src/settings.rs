@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use crate::args::GlobalArgs;
 use crate::error::{CliError, CliResult};
+use crate::output::text::shell_word;
 use crate::output::{OutputFormat, ProgressMode, TimeStyle};
 
 /// What the process sees of its surroundings; given as a value so that decisions can be tested.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Surroundings {
+    /// The arguments behind the name of the program.
+    pub arguments: Vec<String>,
     /// The environment.
     pub variables: BTreeMap<String, String>,
     /// Whether standard input is a terminal.
@@ -26,6 +29,7 @@ impl Surroundings {
     pub(crate) fn of_process() -> Self {
         use std::io::IsTerminal as _;
         Self {
+            arguments: Vec::new(),
             variables: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
@@ -38,6 +42,12 @@ impl Surroundings {
     /// A variable that is set and not empty.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The command as it was given, as a shell takes it back.
+    fn command(&self) -> String {
+        let words = self.arguments.iter().map(|argument| shell_word(argument));
+        std::iter::once("holdfast".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
     }
 
     fn is_ci(&self) -> bool {
@@ -65,6 +75,8 @@ pub(crate) struct Consent {
     pub confirm: Vec<String>,
     /// Why.
     pub reason: Option<String>,
+    /// The command as it was given, ready to be given again with another flag.
+    pub command: String,
 }
 
 /// How to reach the controller, as far as the flags say.
@@ -146,6 +158,7 @@ impl Settings {
                 yes: global.yes,
                 confirm: global.confirm,
                 reason: global.reason.filter(|reason| !reason.trim().is_empty()),
+                command: surroundings.command(),
             },
             connection: ConnectionChoice {
                 context: global.context,
@@ -180,6 +193,7 @@ mod tests {
             stdin_is_terminal: true,
             stdout_is_terminal: true,
             stderr_is_terminal: true,
+            ..Surroundings::default()
         }
     }
 

@@ -22,7 +22,7 @@ pub struct GlobalArgs {
     )]
     pub context: Option<String>,
 
-    /// Address of the controller, such as https://backup.example.com:7443; needs no context
+    /// Address of the controller, such as `https://backup.example.com:7443`; needs no context
     #[arg(long, global = true, value_name = "URL", env = "HOLDFAST_SERVER", hide_env_values = true)]
     pub server: Option<String>,
 

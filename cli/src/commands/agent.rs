@@ -47,7 +47,8 @@ const AGENT_DATA_DIR: &str = "/var/lib/holdfast-agent";
 /// What to run on the agent's host. The token stands in the environment: arguments can be read by everyone there.
 fn enroll_command(agent: &str, token: &str, server: &str, ca_pin: &str) -> String {
     format!(
-        "HOLDFAST_ENROLL_TOKEN={token} holdfast-agent enroll --controller {server} --name {agent} \\\n    \
+        "HOLDFAST_ENROLL_TOKEN={token} \\\n    \
+         holdfast-agent enroll --controller {server} --name {agent} \\\n    \
          --ca-pin {ca_pin} --data-dir {AGENT_DATA_DIR}"
     )
 }
@@ -74,10 +75,7 @@ async fn revoke(app: &mut App, args: AgentRevokeArgs) -> CliResult {
     let what =
         format!("agent {} loses its access; its sources are not backed up any more. Revoke it?", args.name);
     app.ask_yes(&what)?;
-    let reason =
-        crate::confirm::reason(&app.settings.consent, &mut crate::confirm::Terminal)?.ok_or_else(|| {
-            CliError::usage("a revocation needs a reason").then("# the same command with --reason TEXT")
-        })?;
+    let reason = app.ask_reason("a revocation")?;
     client.revoke_agent(v1::RevokeAgentRequest { name: args.name.clone(), reason }).await?;
     app.output.note(&format!("agent {} is revoked", args.name));
     app.output.next(&[format!("holdfast agent enroll {}", args.name)]);
@@ -91,7 +89,7 @@ mod tests {
     #[test]
     fn the_token_is_not_an_argument_of_the_agent() {
         let command = enroll_command("db1", "hfe_abc", "https://backup:7443", "sha256:00");
-        let (variable, arguments) = command.split_once(" holdfast-agent ").unwrap();
+        let (variable, arguments) = command.split_once(" \\\n    holdfast-agent ").unwrap();
         assert_eq!(variable, "HOLDFAST_ENROLL_TOKEN=hfe_abc");
         assert!(!arguments.contains("hfe_abc"));
     }

@@ -117,10 +117,7 @@ async fn hold(app: &mut App, snapshot: &str) -> CliResult {
     let reference: SnapshotReference = snapshot.parse()?;
     let client = app.connect().await?;
     let id = app.snapshot_id(&client, &reference).await?;
-    let reason =
-        crate::confirm::reason(&app.settings.consent, &mut crate::confirm::Terminal)?.ok_or_else(|| {
-            CliError::usage("a hold needs a reason").then("# the same command with --reason TEXT")
-        })?;
+    let reason = app.ask_reason("a hold")?;
     let reply = client.hold_snapshot(v1::HoldRequest { id, reason }).await?;
     let view = SnapshotView::from(reply.snapshot.unwrap_or_default());
     app.output.show(&view, |_| format!("{} is held: nothing removes it\n", short_snapshot(&view.id)))?;

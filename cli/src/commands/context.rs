@@ -131,7 +131,7 @@ fn add(app: &mut App, args: &ContextAddArgs) -> CliResult {
             ErrorCode::AlreadyExists,
             format!("there is a context {:?} already", args.name),
         )
-        .then("# the same command with --replace"));
+        .then(format!("{} --replace", app.settings.consent.command)));
     }
     let token_file = match &choice.token_file {
         Some(given) => absolute(given)?,

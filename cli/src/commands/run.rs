@@ -69,6 +69,7 @@ pub(super) async fn started(app: &mut App, client: &Client, runs: Vec<RunView>) 
 /// Waits for runs and tells how they ended.
 pub(super) async fn finish(app: &mut App, client: &Client, runs: Vec<RunView>) -> CliResult {
     let runs = watch::until_ended(app, client, runs).await?;
+    app.output.set_now(app.clock.now());
     if app.output.is_human() {
         let done: String = runs
             .iter()
@@ -234,9 +235,13 @@ fn describe(run: &RunView, look: &Look) -> String {
         lines.push((
             "bytes",
             format!(
-                "{} of {} done   {} read   {} new   {} stored",
+                "{}{} done   {} read   {} new   {} stored",
                 size(progress.done_bytes),
-                size(progress.total_bytes),
+                if progress.total_bytes > 0 {
+                    format!(" of {}", size(progress.total_bytes))
+                } else {
+                    String::new()
+                },
                 size(progress.read_bytes),
                 size(progress.new_bytes),
                 size(progress.stored_bytes)

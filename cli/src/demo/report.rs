@@ -176,7 +176,7 @@ pub(super) fn look_around(home: &Home) -> String {
         "holdfast status",
         "holdfast backup list shop",
         "holdfast backup show shop@latest",
-        "holdfast restore plan shop --in-place",
+        "holdfast restore plan shop --to latest~1",
         "holdfast repo check main --read-data",
         "holdfast audit list",
     ] {

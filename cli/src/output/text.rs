@@ -64,7 +64,9 @@ pub fn rough(length: Duration) -> String {
 /// A moment seen from another: `6s ago`, `in 15m`.
 pub fn relative(now: Timestamp, at: Timestamp) -> String {
     let distance = now.duration_since(at);
-    if distance.is_negative() {
+    if distance.as_secs() == 0 {
+        "now".to_owned()
+    } else if distance.is_negative() {
         format!("in {}", rough(distance.unsigned_abs()))
     } else {
         format!("{} ago", rough(distance.unsigned_abs()))
@@ -161,6 +163,7 @@ mod tests {
         assert_eq!(at("2026-11-21T13:41:01Z"), "6s ago");
         assert_eq!(at("2026-10-21T13:41:01Z"), "31d ago");
         assert_eq!(at("2026-11-21T13:56:07Z"), "in 15m");
+        assert_eq!(at("2026-11-21T13:41:07.9Z"), "now");
         assert_eq!(utc("2026-11-21T13:41:07.123Z".parse().unwrap()), "2026-11-21T13:41:07Z");
     }
 

@@ -6,7 +6,7 @@
 //! without noticing, and so could the application lose its write-ahead log.
 //!
 //! So everything in this process that opens files of sources takes a [`ReadPass`] first and gives it back after the
-//! file is closed; and a capture of a database takes a [`HoldPass`] for the files that it locks. The two exclude each
+//! file is closed; and a capture of a database takes a `HoldPass` for the files that it locks. The two exclude each
 //! other per file.
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@
 //! is consistent in itself; the snapshots of several databases are taken one after the other, milliseconds apart, as
 //! PostgreSQL has no snapshot across databases.
 //!
-//! A capture counts only when every archive is whole (see [`archive`]), `pg_dump` says so by its exit status, and
+//! A capture counts only when every archive is whole (see `archive`), `pg_dump` says so by its exit status, and
 //! the tables, rows and large objects in the archives are those that the server counted in the same snapshot.
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@
 //! | [`open`] | one sealed blob: decrypt, decompress within the stated bound, compare the hash |
 //! | [`plan`] | which blobs lie close enough to be read in one request |
 //! | [`walk`] | the folders of a snapshot in order, with limits |
-//! | [`file`] | one file as a `std::io::Read` that reads ahead |
+//! | [`mod@file`] | one file as a `std::io::Read` that reads ahead |
 
 pub mod file;
 mod local;

@@ -178,7 +178,7 @@ fn pages_are_cut_at_fixed_places() {
     writer.add(entry).unwrap();
     let (root, _) = writer.finish(Vec::new(), TIME).unwrap();
     house.runtime.block_on(sink.save_index()).unwrap();
-    let expected: Vec<BlobId> = content.chunks(128 << 10).map(BlobId::of).collect();
+    let expected: Vec<BlobId> = content.chunks(16 << 10).map(BlobId::of).collect();
     assert_eq!(house.tree(root).find(b"pages").unwrap().content, expected);
 }
 
