@@ -6,7 +6,7 @@ use super::details;
 use super::source_definition::name;
 use crate::app::App;
 use crate::args::fleet::{AgentCommand, AgentEnrollArgs, AgentRevokeArgs};
-use crate::error::{CliError, CliResult};
+use crate::error::CliResult;
 use crate::exit_status::ExitStatus;
 use crate::output::Look;
 use crate::views::fleet::{AgentView, EnrollmentView};

@@ -129,7 +129,7 @@ impl Restores {
     ) -> Result<SnapshotRecord, Failure> {
         let none = |what: String| {
             Failure::new(ErrorCode::SnapshotUnknown, what)
-                .then(format!("holdfast backup list --source {source}"))
+                .then(format!("holdfast backup list {source}"))
         };
         if to.is_empty() || to == "latest" {
             let found =
