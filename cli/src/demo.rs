@@ -8,10 +8,13 @@ mod report;
 mod shop;
 mod story;
 
+use tokio::signal::unix::{Signal, SignalKind};
+
 use crate::app::App;
 use crate::args::demo::DemoArgs;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
+use crate::watch::listen;
 use fleet::Stage;
 use home::Home;
 
@@ -20,12 +23,18 @@ use home::Home;
 /// # Errors
 /// With exit status 1 when a step failed, 10 when what was restored is not what was captured.
 pub(crate) async fn demo(app: &mut App, args: DemoArgs) -> CliResult {
+    let mut signals =
+        Signals { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? };
     let home = Home::create(args.keep.as_deref())?;
     let mut stage = Stage::new();
     let outcome = tokio::select! {
         outcome = Box::pin(play(app, &args, &home, &mut stage)) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(CliError::interrupted("interrupted")),
+        () = asked_to_stop(&mut signals) => Err(CliError::interrupted("interrupted")),
     };
+    // Without --once the end of the story is not the end of the demo.
+    if !args.once && outcome.is_ok() {
+        asked_to_stop(&mut signals).await;
+    }
     let stopped = Box::pin(stage.stop()).await;
     let removed = home.leave();
     let status = outcome.map_err(|error| verdict_of(error, &args))?;
@@ -57,28 +66,26 @@ async fn play(app: &mut App, args: &DemoArgs, home: &Home, stage: &mut Stage) ->
         app.output.list(std::slice::from_ref(&view), "")?;
     }
     let status = if view.equal { ExitStatus::Ok } else { ExitStatus::DataBad };
-    if args.once {
-        if app.output.is_human() {
-            app.output.write(&report::closing(&view, home))?;
-        }
-        return Ok(status);
-    }
     if app.output.is_human() {
         app.output.write(&report::closing(&view, home))?;
-        app.output.write(&report::look_around(home))?;
-        app.output.finish()?;
+        if !args.once {
+            app.output.write(&report::look_around(home))?;
+        }
     }
-    wait_for_the_end().await?;
+    app.output.finish()?;
     Ok(status)
 }
 
+/// What ends a demo from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
 /// Until Ctrl-C or SIGTERM.
-async fn wait_for_the_end() -> CliResult<()> {
-    let mut terminate = crate::watch::listen(tokio::signal::unix::SignalKind::terminate())?;
-    let mut interrupt = crate::watch::listen(tokio::signal::unix::SignalKind::interrupt())?;
+async fn asked_to_stop(signals: &mut Signals) {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
     }
-    Ok(())
 }

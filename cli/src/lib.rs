@@ -63,7 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
         Err(error) => return tell(&error, &surroundings, json_errors),
     };
     let is_demo = matches!(cli.command, Command::Demo(_));
-    let runtime = match runtime(is_demo) {
+    let runtime = match runtime(is_demo || surroundings.variable(OTLP_VARIABLE).is_some()) {
         Ok(runtime) => runtime,
         Err(error) => return tell(&error, &surroundings, json_errors),
     };
@@ -130,9 +130,10 @@ fn tell(error: &CliError, surroundings: &Surroundings, json: bool) -> ExitStatus
     error.exit_status()
 }
 
-/// The demo runs a controller and an agent; everything else waits for one peer.
-fn runtime(is_demo: bool) -> CliResult<tokio::runtime::Runtime> {
-    let mut builder = if is_demo {
+/// The demo runs a controller and an agent, and traces are sent while the command ends; everything else waits for one
+/// peer.
+fn runtime(has_company: bool) -> CliResult<tokio::runtime::Runtime> {
+    let mut builder = if has_company {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()

@@ -13,7 +13,7 @@ use crate::args::fleet::{ApplyArgs, DiffArgs, ValidateArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::{counted, plain};
+use crate::output::text::{counted, plain, shell_word};
 use crate::output::{Look, OutputFormat};
 use crate::views::fleet::{ChangeView, ProblemView};
 
@@ -53,6 +53,20 @@ pub(super) async fn apply(app: &mut App, args: ApplyArgs) -> CliResult {
 /// Each dangerous change is confirmed by its own path; one reason serves all.
 fn confirm(app: &App, changes: &[ChangeView]) -> CliResult<(Vec<String>, String)> {
     let dangerous: Vec<&ChangeView> = changes.iter().filter(|change| change.dangerous).collect();
+    let consent = &app.settings.consent;
+    let missing: Vec<&str> = dangerous
+        .iter()
+        .map(|change| change.path.as_str())
+        .filter(|path| !consent.confirm.iter().any(|given| given == path))
+        .collect();
+    if !consent.interactive && !missing.is_empty() {
+        let flags: String = missing.iter().map(|path| format!(" --confirm {}", shell_word(path))).collect();
+        let reason = if consent.reason.is_some() { "" } else { " --reason TEXT" };
+        let message = format!("data or protection is lost by what happens to {}", missing.join(", "));
+        return Err(CliError::new(ErrorCode::NeedsConfirmation, plain(&message))
+            .at_stake("nothing was changed")
+            .then(format!("{}{flags}{reason}", consent.command)));
+    }
     let mut confirmed = Vec::new();
     let mut reason = app.settings.consent.reason.clone().unwrap_or_default();
     for change in dangerous {

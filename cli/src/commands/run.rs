@@ -138,6 +138,11 @@ pub(super) fn summary(run: &RunView, look: &Look) -> String {
     format!("{head}{}", details(&lines))
 }
 
+/// Whether a restore has taken the place of the live data already.
+fn is_in_place(run: &RunView) -> bool {
+    run.restored.iter().flat_map(|report| &report.targets).any(|target| target.kept.is_some())
+}
+
 /// How many findings people are shown.
 const FINDINGS_SHOWN_MAX: usize = 20;
 
@@ -154,6 +159,7 @@ fn next_commands(run: &RunView) -> Vec<String> {
             }
             commands
         }
+        ("succeeded", "restore") if is_in_place(run) => vec![format!("holdfast restore discard {id}")],
         ("succeeded", "restore") => {
             vec![format!("holdfast restore promote {id}"), format!("holdfast restore discard {id}")]
         }
@@ -231,7 +237,8 @@ fn describe(run: &RunView, look: &Look) -> String {
         ("trace", run.trace_id.clone().unwrap_or_default()),
     ];
     let progress = &run.progress;
-    if progress.done_bytes + progress.read_bytes > 0 {
+    // The report of a restore says it better.
+    if run.restored.is_none() && progress.done_bytes + progress.read_bytes > 0 {
         lines.push((
             "bytes",
             format!(
