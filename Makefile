@@ -64,6 +64,11 @@ demo: ## a whole fleet in one process; Ctrl-C ends it, ARGS=--once makes it stop
 	@CARGO_TARGET_DIR=target cargo build --locked --release -p holdfast --bin holdfast
 	@target/release/holdfast demo $(ARGS)
 
+.PHONY: kills
+kills: setup ## kill agent and controller during backups, KILLS times (40)
+	@$(CHECK) HOLDFAST_KILLS=$(or $(KILLS),40) cargo nextest run --locked --workspace --all-features \
+	  --no-capture -E 'test(kills::)'
+
 # Needs root, loop devices and ext4: not part of `make test`.
 .PHONY: power-cuts
 power-cuts: ## cut the power of the controller's state, CUTS times (100)
