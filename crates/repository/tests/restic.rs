@@ -35,6 +35,8 @@ mod walk;
 
 const PASSWORD: &str = "correct horse";
 const NOW: &str = "2026-11-21T12:34:56.789Z";
+/// When a second snapshot is made: restic takes the one with the latest time for the latest.
+const LATER: &str = "2026-11-21T13:34:56.789Z";
 
 struct House {
     runtime: Runtime,
@@ -85,6 +87,7 @@ impl House {
             cancel: tokio_util::sync::CancellationToken::new(),
             gate: None,
         };
+        let time = if parent.is_some() { LATER } else { NOW };
         let parent = parent.map(|root| {
             let trees = ParentTrees::new(self.reader(repository), self.runtime.handle().clone());
             Parent { root, trees: Arc::new(trees) }
@@ -94,7 +97,7 @@ impl House {
         let own = OwnFile { name: "manifest.json".into(), bytes: b"{\"engine\":\"files\"}\n".to_vec() };
         let (tree, written) = writer.finish(vec![own], FileTime::new(1_795_264_496, 0)).unwrap();
         let snapshot = SnapshotObject {
-            time: NOW.into(),
+            time: time.into(),
             parent: None,
             tree,
             paths: vec!["/srv/data".into()],
