@@ -67,8 +67,7 @@ async fn examine_repositories(core: &Arc<Core>, findings: &mut Findings) -> Resu
         let repository = match opened {
             Ok(repository) => repository,
             Err(failure) => {
-                let remedy =
-                    failure.next.first().cloned().unwrap_or_else(|| "holdfast repo list".to_owned());
+                let remedy = failure.next.first().cloned().unwrap_or_else(|| "holdfast repo list".to_owned());
                 findings.add("repository", name.as_str(), "failed", failure.to_string(), remedy);
                 continue;
             }

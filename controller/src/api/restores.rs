@@ -128,8 +128,7 @@ impl Restores {
         repository: Option<&RepositoryName>,
     ) -> Result<SnapshotRecord, Failure> {
         let none = |what: String| {
-            Failure::new(ErrorCode::SnapshotUnknown, what)
-                .then(format!("holdfast backup list {source}"))
+            Failure::new(ErrorCode::SnapshotUnknown, what).then(format!("holdfast backup list {source}"))
         };
         if to.is_empty() || to == "latest" {
             let found =
