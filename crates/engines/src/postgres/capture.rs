@@ -230,7 +230,7 @@ async fn read_globals(
         .arg(format!("--database={}", server.conninfo(Some(server.first_database()))))
         .deadline(GLOBALS_DEADLINE);
     if !facts.superuser {
-        context.log.warn("globals.sql holds roles without their passwords: only a superuser may read those");
+        context.log.info("globals.sql holds roles without their passwords: only a superuser may read those");
         command = command.arg("--no-role-passwords");
     }
     let output = ToolOutput::Captured { bytes_max: GLOBALS_BYTES_MAX };
