@@ -4,6 +4,7 @@ use holdfast_model::ErrorCode;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
+use holdfast_tests::wait::until_async;
 use holdfast_tests::{Fleet, TreeSpec};
 
 async fn with_tree(fleet: &Fleet) {
@@ -72,17 +73,13 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     with_tree(&fleet).await;
     fleet.stop_agent("a1").await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
-    let waiting = async {
-        loop {
-            let request = v1::GetRunRequest { run_id: run.id.clone() };
-            let now = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
-            if !now.waiting_for.is_empty() {
-                return now;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let waiting = tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.unwrap();
+    let deadline = std::time::Duration::from_secs(30);
+    let waiting = until_async("the run to say what it waits for", deadline, async || {
+        let request = v1::GetRunRequest { run_id: run.id.clone() };
+        let now = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        (!now.waiting_for.is_empty()).then_some(now)
+    })
+    .await;
     assert_eq!((waiting.phase.as_str(), waiting.waiting_for.as_str()), ("queued", "agent a1 to connect"));
     let second = fleet.start_backup("tree", "full").await.unwrap_err();
     assert_eq!(second.code, ErrorCode::RunAlreadyActive);

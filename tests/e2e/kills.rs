@@ -10,9 +10,13 @@ use std::time::Duration;
 use holdfast_model::secret::Secret;
 use holdfast_proto::v1;
 use holdfast_tests::fleet::{Operator, REPOSITORY_PASSWORD};
+use holdfast_tests::wait::until_async;
 use holdfast_tests::{Process, Restic, TreeSpec, assert_same_tree, free_port, note, run, workspace};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+
+/// How long the controller may take to answer after a restart.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A fleet of real processes.
 struct House {
@@ -64,7 +68,7 @@ impl House {
             token: Secret::new(std::fs::read_to_string(path.join("token")).unwrap().trim()),
             ca_pem: std::fs::read_to_string(path.join("ca.pem")).unwrap(),
         };
-        let token = retried("the controller answers", async || {
+        let token = until_async("the controller to answer", DEADLINE, async || {
             let request = v1::CreateEnrollmentTokenRequest { agent: "a1".to_owned(), ttl_seconds: 60 };
             Some(operator.fleet().create_enrollment_token(request).await.ok()?.into_inner())
         })
@@ -105,20 +109,6 @@ impl House {
     }
 }
 
-async fn retried<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    let polling = async {
-        loop {
-            if let Some(found) = attempt().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), polling)
-        .await
-        .unwrap_or_else(|_| panic!("not in time: {what}"))
-}
-
 fn change(tree: &Path, round: u32, random: &mut StdRng) {
     for file in 0..40 {
         let mut bytes = vec![0u8; random.random_range(1..300_000)];
@@ -147,9 +137,10 @@ async fn kills_of_agent_and_controller_lose_nothing_that_was_acknowledged() {
     let mut phases: BTreeMap<String, u32> = BTreeMap::new();
     for round in 0..kills {
         change(&tree, round, &mut random);
-        let started =
-            retried("a backup is queued", async || house.operator.start_backup("tree", "full").await.ok())
-                .await;
+        let started = until_async("a backup to be queued", DEADLINE, async || {
+            house.operator.start_backup("tree", "full").await.ok()
+        })
+        .await;
         // The moment is what is tested here: a share of the usual time, drawn from the seed.
         tokio::time::sleep(usual.mul_f64(random.random_range(0.0..1.3))).await;
         let request = v1::GetRunRequest { run_id: started.id.clone() };

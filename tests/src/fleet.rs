@@ -29,9 +29,13 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::Restic;
+use crate::wait::until_async;
 
 /// How long a run of a test may take.
 const RUN_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long an agent may take to connect.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The password of the repositories of tests.
 pub const REPOSITORY_PASSWORD: &str = "test-repository-password";
@@ -158,7 +162,8 @@ impl Fleet {
     pub async fn start_agent(&mut self, name: &str) {
         let (config, running) = self.agents.get_mut(name).expect("the agent was added");
         let agent = Agent::start(config.clone(), SystemClock::shared()).await.expect("the agent starts");
-        wait("the agent connects", || agent.is_connected().then_some(())).await;
+        let connected = async || agent.is_connected().then_some(());
+        until_async("the agent to connect", CONNECT_DEADLINE, connected).await;
         *running = Some(agent);
     }
 
@@ -397,21 +402,6 @@ impl Operator {
             v1::ListSnapshotsRequest { source: source.to_owned(), ..v1::ListSnapshotsRequest::default() };
         self.snapshots().list(request).await.expect("snapshots are listed").into_inner().snapshots
     }
-}
-
-/// Polls a fact of asynchronous parts until it holds.
-pub async fn wait<T>(what: &str, mut observe: impl FnMut() -> Option<T>) -> T {
-    let polling = async {
-        loop {
-            if let Some(found) = observe() {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), polling)
-        .await
-        .unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 fn set_mode(path: &Path, mode: u32) {

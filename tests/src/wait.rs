@@ -36,26 +36,26 @@ pub fn until_true(what: impl Display, deadline: Duration, mut condition: impl Fn
     until(what, deadline, || condition().then_some(()));
 }
 
-/// As [`until`], for what must be asked asynchronously. Dropping the future stops the waiting.
+/// As [`until`], for what must be asked asynchronously. Dropping the future stops the waiting; a question that hangs ends
+/// with the deadline too.
 ///
 /// # Panics
 /// When `deadline` has passed.
-pub async fn until_async<T, F>(what: impl Display, deadline: Duration, mut observe: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
-    let start = Instant::now();
-    let mut pause = PAUSE_MIN;
-    loop {
-        if let Some(value) = observe().await {
-            return value;
+pub async fn until_async<T>(
+    what: impl Display,
+    deadline: Duration,
+    mut observe: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let polling = async {
+        let mut pause = PAUSE_MIN;
+        loop {
+            if let Some(value) = observe().await {
+                return value;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-        assert!(
-            start.elapsed() < deadline,
-            "waited {:.1} s in vain for {what}",
-            start.elapsed().as_secs_f64()
-        );
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
+    };
+    let waited = tokio::time::timeout(deadline, polling).await;
+    waited.unwrap_or_else(|_| panic!("waited {:.1} s in vain for {what}", deadline.as_secs_f64()))
 }

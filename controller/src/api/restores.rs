@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
-use super::runs::{find_run, queue_runs};
+use super::runs::{find_run, nothing_queued, queue_run, queued_before};
 use super::{Repeatable, caller_of, reply};
 use crate::access::Caller;
 use crate::core::Core;
@@ -203,8 +203,8 @@ impl Restores {
 
     async fn run_inner(&self, caller: &Caller, request: v1::RunRestoreRequest) -> Result<Run, Failure> {
         let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
-        if let Some(ids) = Repeatable::answered(repeatable.as_ref(), &self.core).await? {
-            return self.first(&ids).await;
+        if let Some(run) = queued_before(&self.core, repeatable.as_ref()).await? {
+            return Ok(run);
         }
         let plan = self.core.records.get::<PlanRecord>(Kind::Plan, &request.plan_id).await;
         let plan = plan.ok().flatten().map(|found| found.value).ok_or_else(|| {
@@ -233,15 +233,7 @@ impl Restores {
         }
         let new = new_run(caller, plan.spec.clone(), agent);
         let action = reasoned("restore.run", &request.reason);
-        queue_runs(&self.core, caller, &action, vec![new], repeatable.as_ref())
-            .await?
-            .pop()
-            .ok_or_else(nothing_queued)
-    }
-
-    async fn first(&self, ids: &[String]) -> Result<Run, Failure> {
-        let id = ids.first().ok_or_else(nothing_queued)?;
-        self.core.runs.get(parse("run_id", id)?).await
+        queue_run(&self.core, caller, &action, new, repeatable.as_ref()).await
     }
 
     async fn promote_inner(
@@ -250,8 +242,8 @@ impl Restores {
         request: v1::PromoteRestoreRequest,
     ) -> Result<Run, Failure> {
         let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
-        if let Some(ids) = Repeatable::answered(repeatable.as_ref(), &self.core).await? {
-            return self.first(&ids).await;
+        if let Some(run) = queued_before(&self.core, repeatable.as_ref()).await? {
+            return Ok(run);
         }
         let run = find_run(&self.core, &request.run_id).await?;
         let report = finished(&run)?;
@@ -277,10 +269,7 @@ impl Restores {
         };
         let action = reasoned("restore.promote", &request.reason);
         let new = new_run(caller, spec, agent);
-        queue_runs(&self.core, caller, &action, vec![new], repeatable.as_ref())
-            .await?
-            .pop()
-            .ok_or_else(nothing_queued)
+        queue_run(&self.core, caller, &action, new, repeatable.as_ref()).await
     }
 
     async fn discard_inner(
@@ -289,8 +278,8 @@ impl Restores {
         request: v1::DiscardRestoreRequest,
     ) -> Result<Run, Failure> {
         let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
-        if let Some(ids) = Repeatable::answered(repeatable.as_ref(), &self.core).await? {
-            return self.first(&ids).await;
+        if let Some(run) = queued_before(&self.core, repeatable.as_ref()).await? {
+            return Ok(run);
         }
         let run = find_run(&self.core, &request.run_id).await?;
         let report = finished(&run)?;
@@ -307,10 +296,7 @@ impl Restores {
             targets: report.targets.clone(),
         };
         let new = new_run(caller, spec, agent);
-        queue_runs(&self.core, caller, "restore.discard", vec![new], repeatable.as_ref())
-            .await?
-            .pop()
-            .ok_or_else(nothing_queued)
+        queue_run(&self.core, caller, "restore.discard", new, repeatable.as_ref()).await
     }
 }
 
@@ -347,10 +333,6 @@ fn confirmed(what: &str, name: &str, typed: &str, reason: &str) -> Result<(), Fa
 fn reasoned(action: &str, reason: &str) -> String {
     let reason: String = reason.chars().take(200).collect();
     if reason.is_empty() { action.to_owned() } else { format!("{action} ({reason})") }
-}
-
-fn nothing_queued() -> Failure {
-    Failure::new(ErrorCode::Internal, "no run was queued")
 }
 
 #[tonic::async_trait]

@@ -69,7 +69,7 @@ impl Runs {
                 })
             })
             .collect::<Result<_, Failure>>()?;
-        self.queue(caller, "run.start", new, repeatable.as_ref()).await
+        queue_runs(&self.core, caller, "run.start", new, repeatable.as_ref()).await
     }
 
     async fn known(&self, ids: &[String]) -> Result<Vec<Run>, Failure> {
@@ -122,16 +122,6 @@ impl Runs {
             | RunSpec::Discard { agent, .. } => Ok(Some(agent.clone())),
             RunSpec::Verify { .. } | RunSpec::Check { .. } => Ok(None),
         }
-    }
-
-    async fn queue(
-        &self,
-        caller: &Caller,
-        action: &str,
-        new: Vec<NewRun>,
-        repeatable: Option<&Repeatable>,
-    ) -> Result<Vec<Run>, Failure> {
-        queue_runs(&self.core, caller, action, new, repeatable).await
     }
 
     /// The run with this id, or the only recent one whose id ends so.
@@ -198,8 +188,8 @@ impl Runs {
 
     async fn retry_inner(&self, caller: &Caller, request: v1::RetryRunRequest) -> Result<Run, Failure> {
         let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
-        if let Some(ids) = Repeatable::answered(repeatable.as_ref(), &self.core).await? {
-            return self.known(&ids).await?.pop().ok_or_else(nothing_queued);
+        if let Some(run) = queued_before(&self.core, repeatable.as_ref()).await? {
+            return Ok(run);
         }
         let old = self.find(&request.run_id).await?;
         if !old.state.phase.is_terminal() {
@@ -215,10 +205,7 @@ impl Runs {
             traceparent: None,
             retry_of: Some(old.id),
         };
-        self.queue(caller, "run.retry", vec![new], repeatable.as_ref())
-            .await?
-            .pop()
-            .ok_or_else(nothing_queued)
+        queue_run(&self.core, caller, "run.retry", new, repeatable.as_ref()).await
     }
 
     async fn watch_inner(
@@ -323,6 +310,30 @@ pub async fn queue_runs(
         .await
 }
 
+/// Stores one new run, like [`queue_runs`].
+///
+/// # Errors
+/// Like [`queue_runs`].
+pub async fn queue_run(
+    core: &Core,
+    caller: &Caller,
+    action: &str,
+    new: NewRun,
+    repeatable: Option<&Repeatable>,
+) -> Result<Run, Failure> {
+    queue_runs(core, caller, action, vec![new], repeatable).await?.pop().ok_or_else(nothing_queued)
+}
+
+/// The run that an earlier request of the same key queued, if there was one.
+///
+/// # Errors
+/// When the key was used for another request.
+pub async fn queued_before(core: &Core, repeatable: Option<&Repeatable>) -> Result<Option<Run>, Failure> {
+    let Some(ids) = Repeatable::answered(repeatable, core).await? else { return Ok(None) };
+    let id = ids.first().ok_or_else(nothing_queued)?;
+    core.runs.get(parse("run_id", id)?).await.map(Some)
+}
+
 /// The run with this id, or the only recent one whose id ends so.
 ///
 /// # Errors
@@ -358,7 +369,8 @@ pub async fn find_run(core: &Core, text: &str) -> Result<Run, Failure> {
     }
 }
 
-fn nothing_queued() -> Failure {
+/// What can only be a defect: a request that was stored without a run.
+pub fn nothing_queued() -> Failure {
     Failure::new(ErrorCode::Internal, "no run was queued")
 }
 
