@@ -267,17 +267,29 @@ impl Store for EmbeddedStore {
     async fn verify_audit(&self) -> Result<Verdict, StoreError> {
         let (segments, durable) = (self.segments.clone(), self.sequence());
         self.read_journal(move || {
-            let anchor = Cursor::anchor(&segments)?;
-            let mut cursor = Cursor::after(segments, anchor.sequence)?;
-            let mut end = anchor;
-            while let Some((_, position)) = cursor.next_commit(durable)? {
-                end = position;
+            loop {
+                let oldest = segments.oldest();
+                match verdict(&segments, durable) {
+                    // The keeper let a segment go while it was read: what is left is judged from its own beginning.
+                    Err(_) if segments.oldest() > oldest => {}
+                    judged => return judged,
+                }
             }
-            let (first, last) = (anchor.sequence + 1, end.sequence);
-            Ok(Verdict { first, anchor: anchor.hash, last, head: end.hash })
         })
         .await
     }
+}
+
+/// Reads the kept journal from its beginning to commit `durable`, and says what its chain proves.
+fn verdict(segments: &Arc<Segments>, durable: Sequence) -> Result<Verdict, StoreError> {
+    let anchor = Cursor::anchor(segments)?;
+    let mut cursor = Cursor::after(Arc::clone(segments), anchor.sequence)?;
+    let mut end = anchor;
+    while let Some((_, position)) = cursor.next_commit(durable)? {
+        end = position;
+    }
+    let (first, last) = (anchor.sequence + 1, end.sequence);
+    Ok(Verdict { first, anchor: anchor.hash, last, head: end.hash })
 }
 
 fn audit_record(frame: Frame, position: Position) -> AuditRecord {

@@ -297,9 +297,17 @@ impl Cursor {
                 Some(reader) => reader,
                 empty => {
                     let oldest = self.segments.oldest();
-                    let gone = StoreError::HistoryGone { after: self.after, oldest };
-                    let (_, path) = self.segments.holding(self.after + 1).ok_or(gone)?;
-                    empty.insert(SegmentReader::open(&path)?)
+                    let gone = || StoreError::HistoryGone { after: self.after, oldest };
+                    let (_, path) = self.segments.holding(self.after + 1).ok_or_else(gone)?;
+                    match SegmentReader::open(&path) {
+                        Ok(reader) => empty.insert(reader),
+                        // Let go between being looked up and being opened.
+                        Err(_) if self.segments.oldest() > self.after + 1 => {
+                            let oldest = self.segments.oldest();
+                            return Err(StoreError::HistoryGone { after: self.after, oldest });
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             };
             match reader.read_frame()? {
