@@ -25,6 +25,7 @@ use crate::recovery::Recovery;
 use crate::run::RunWorker;
 use crate::secrets::AllowedSecrets;
 use crate::session::{self, SessionParts, SessionState};
+use crate::tree_caches::TreeCaches;
 
 /// How long a lease lasts until the controller says so.
 const LEASE_SECONDS_DEFAULT: u32 = 30;
@@ -92,6 +93,7 @@ impl Agent {
             engines: engines.clone(),
             secrets: secrets.clone(),
             journal: journal.clone(),
+            tree_caches: TreeCaches::open(&config.data_dir, &*clock),
             clock: clock.clone(),
             lease_seconds: lease_seconds.clone(),
         };

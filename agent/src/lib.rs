@@ -16,6 +16,7 @@
 //! | [`executor`] | slots, cancellation, deadlines, the end of a run |
 //! | [`run`] | one file for each kind of run |
 //! | [`pipeline`], [`contents`], [`data_plane`] | between engines, the repository format and the controller |
+//! | [`tree_caches`] | what makes the next backup of the same files fast |
 //! | [`hooks`], [`secrets`], [`run_log`], [`progress_reporter`] | what runs use |
 
 pub mod address;
@@ -46,6 +47,7 @@ pub mod secrets;
 pub mod session;
 #[cfg(test)]
 mod testing;
+pub mod tree_caches;
 
 pub use address::ControllerAddress;
 pub use agent::{Agent, RunningAgent};

@@ -31,6 +31,7 @@ use crate::engines::EngineFactory;
 use crate::executor::{Assignment, Outcome, RunContext, Worker};
 use crate::hooks::RunHooks;
 use crate::journal::Journal;
+use crate::tree_caches::TreeCaches;
 
 /// How much longer than a lease calls for data are tried again when the controller is away: a controller that
 /// restarts gives every agent a new lease, and only then knows which runs go on.
@@ -48,6 +49,8 @@ pub struct RunWorker {
     pub secrets: Arc<dyn SecretResolver>,
     /// What restores made.
     pub journal: Journal,
+    /// Where caches of trees lie.
+    pub tree_caches: TreeCaches,
     /// The time.
     pub clock: SharedClock,
     /// How long a lease lasts, in seconds.

@@ -160,6 +160,7 @@ fn take_in(
         counters: Arc::default(),
         cancel,
         gate: None,
+        tree_cache: None,
     };
     let options =
         WriteOptions { level: i32::from(repository.spec.compression_level), ..WriteOptions::default() };

@@ -37,7 +37,7 @@ pub(super) async fn run(
     context.counters.enter("opening the repository");
     let plane = job.data_plane();
     let repository = OpenedRepository::read(plane.open_repository().await?)?;
-    let writer = writer(job, &plane, &repository, snapshot_type).await?;
+    let writer = writer(job, &plane, &repository, source, snapshot_type).await?;
 
     hooks.before(&context.log, &context.cancel).await?;
     let captured = capture(job, writer).await;
@@ -88,6 +88,7 @@ async fn writer(
     job: &Job<'_>,
     plane: &DataPlane,
     repository: &OpenedRepository,
+    source: &SourceName,
     snapshot_type: SnapshotType,
 ) -> Result<(SnapshotWriter, Arc<WriteCounters>), Failure> {
     let counters = Arc::new(WriteCounters::default());
@@ -98,6 +99,9 @@ async fn writer(
         let reader = BlobReader::new(Arc::new(source), repository.sealer.clone());
         Parent { root, trees: Arc::new(ParentTrees::new(reader, runtime.clone())) }
     });
+    // Of trees of files; those of databases have a handful of entries.
+    let has_tree = matches!(job.assignment.source.engine, EngineConfig::Files(_));
+    let tree_cache = has_tree.then(|| job.worker.tree_caches.path(&repository.config.id, source));
     let context = WriterContext {
         runtime,
         sealer: repository.sealer.clone(),
@@ -106,6 +110,7 @@ async fn writer(
         counters: Arc::clone(&counters),
         cancel: job.context.cancel.clone(),
         gate: Some(Arc::new(pipeline::SourceFiles)),
+        tree_cache,
     };
     let defaults = WriteOptions::default();
     let options = WriteOptions {

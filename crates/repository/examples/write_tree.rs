@@ -60,6 +60,7 @@ fn main() -> Result<(), Failure> {
         counters: Arc::default(),
         cancel: tokio_util::sync::CancellationToken::new(),
         gate: None,
+        tree_cache: None,
     };
     let opened = began.elapsed();
     let parent = match parent {

@@ -19,6 +19,7 @@ pub mod sink;
 pub mod snapshot;
 pub mod storage;
 pub mod tree;
+mod tree_cache;
 pub mod unpacked;
 pub mod write;
 

@@ -6,9 +6,11 @@
 //! | [`time`] | times as RFC 3339 with nanoseconds |
 //! | [`encode`] | writing nodes, byte for byte as the Go encoder of restic does |
 //! | [`decode`] | reading them, from anybody |
+//! | [`fingerprint`] | a short name for what is known of an entry |
 
 pub mod decode;
 pub mod encode;
+pub mod fingerprint;
 pub mod quote;
 pub mod time;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 
 pub use decode::Tree;
 pub use encode::TreeEncoder;
+pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use time::FileTime;
 
 use crate::id::BlobId;

@@ -16,6 +16,7 @@
 //! | `encode` | compression, sealing, decode-and-compare |
 //! | `in_flight` | which blobs are on their way already |
 //! | `sink_thread` | the one thread that talks to the [`BlobSink`](crate::sink::BlobSink) |
+//! | `past` | what a folder is compared with |
 //! | `parent_trees` | the trees of the parent snapshot, loaded ahead |
 //! | `shared` | what all of them share, and how they stop |
 //!
@@ -32,6 +33,7 @@ mod folders;
 mod in_flight;
 mod options;
 mod parent_trees;
+mod past;
 mod shared;
 mod sink_thread;
 mod worker;

@@ -86,6 +86,7 @@ impl House {
             counters: Arc::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
             gate: None,
+            tree_cache: None,
         };
         let time = if parent.is_some() { LATER } else { NOW };
         let parent = parent.map(|root| {

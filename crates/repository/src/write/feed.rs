@@ -12,9 +12,10 @@ use super::OWN_FOLDER;
 use super::fill::{Cutting, Fill, Pipeline, ReadContent, ReadFailed};
 use super::folders::{FinishedTree, Folders, Outcome, ROOT, Ticket};
 use super::options::{
-    FileIdentity, Parent, TreeSource, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters,
-    WriteEntry, WriteOptions, WriterContext, Written,
+    FileIdentity, Parent, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters, WriteEntry,
+    WriteOptions, WriterContext, Written,
 };
+use super::past::{PastTrees, is_unchanged};
 use super::shared::{Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
 use super::sink_thread::SinkThread;
 use super::worker::{FileJob, Job, JobContents, Worker, WorkerChannels, send_pack};
@@ -22,7 +23,8 @@ use crate::chunker::fixed_chunk_bytes;
 use crate::error::RepositoryError;
 use crate::id::{BlobId, BlobType};
 use crate::pack::SealedPack;
-use crate::tree::{FileTime, Node, NodeMetadata, NodeType, Tree, TreeEncoder, name_is_safe};
+use crate::tree::{FileTime, Fingerprint, NodeMetadata, NodeType, TreeEncoder, name_is_safe};
+use crate::tree_cache::{TreeCache, TreeCacheWriter};
 
 /// Small files are read together until they have this many bytes.
 const JOB_BYTES: u64 = 2 << 20;
@@ -45,7 +47,7 @@ pub struct SnapshotWriter {
     folders: Folders,
     /// The open folders from the root to the innermost.
     open: Vec<usize>,
-    parent_trees: Option<Arc<dyn TreeSource>>,
+    has_parent: bool,
     own_folder: Option<Ticket>,
     job: Job,
     job_bytes: u64,
@@ -96,13 +98,20 @@ impl SnapshotWriter {
             ask: ask.clone(),
             packs: packs.clone(),
         };
-        let parent_trees = parent.as_ref().map(|parent| Arc::clone(&parent.trees));
-        let root = parent.and_then(|parent| load_tree(parent.trees.as_ref(), parent.root));
+        let cache = context.tree_cache.as_deref().and_then(TreeCache::open).filter(|_| parent.is_some());
+        let past = parent.map(|parent| (PastTrees::new(&parent, cache), parent.root));
+        let next_cache = context.tree_cache.as_deref().and_then(|path| match TreeCacheWriter::create(path) {
+            Ok(writer) => Some(writer),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the cache of trees cannot be written");
+                None
+            }
+        });
         let mut writer = Self {
             shared: Arc::clone(&shared),
-            folders: Folders::new(root),
+            has_parent: past.is_some(),
+            folders: Folders::new(past, next_cache),
             open: vec![ROOT],
-            parent_trees,
             own_folder: None,
             job: Vec::new(),
             job_bytes: 0,
@@ -169,6 +178,7 @@ impl SnapshotWriter {
         let finished = self.try_settle().and_then(|()| self.try_finish(own_files, time));
         self.explain(finished)?;
         self.join(false)?;
+        self.folders.finish_cache();
         let root = self.folders.root().ok_or(RepositoryError::Pipeline("building the root tree"))?;
         self.written.totals = self.shared.counters.totals();
         Ok((root, std::mem::take(&mut self.written)))
@@ -191,39 +201,45 @@ impl SnapshotWriter {
         }
         let WriteEntry { path, metadata, content } = entry;
         let (folder, name) = self.locate(&path)?;
-        let parent = if self.parent_trees.is_some() { self.folders.parent_node(folder, name) } else { None };
+        let fingerprint = match content {
+            WriteContent::None | WriteContent::File(_) => self.folders.fingerprint(name, &metadata),
+            _ => Fingerprint::NONE,
+        };
+        if self.has_parent && self.take_as_before(folder, &path, &metadata, &fingerprint) {
+            return self.send_trees(false);
+        }
+        let parent = if self.has_parent { self.folders.parent_node(folder, name)? } else { None };
         let counters = &self.shared.counters;
         match content {
             WriteContent::None if metadata.node_type == NodeType::Directory => {
                 WriteCounters::add(&counters.folders, 1);
-                let place = self.folders.wait(folder, name, metadata);
-                let parent = self.parent_folder(parent);
-                let opened = self.folders.open(place, &path, parent);
+                let place = self.folders.wait(folder, name, metadata, fingerprint);
+                let opened = self.folders.open(place, &path, parent.as_ref());
                 self.open.push(opened);
                 Ok(())
             }
             WriteContent::None => {
                 WriteCounters::add(&counters.others, 1);
-                self.folders.add(folder, name, metadata, None);
+                self.folders.add(folder, name, metadata, None, fingerprint);
                 Ok(())
             }
             WriteContent::Known(stored) => {
                 let content = ReadContent { blobs: stored.blobs, size: stored.size };
-                self.add_known(folder, name, metadata, content);
+                self.add_known(folder, name, metadata, content, fingerprint);
                 Ok(())
             }
             WriteContent::File(file) => match parent.filter(|node| is_unchanged(node, &metadata)) {
                 Some(node) => {
                     WriteCounters::add(&counters.files_unchanged, 1);
                     let content = ReadContent { blobs: node.content, size: node.metadata.size };
-                    self.add_known(folder, name, metadata, content);
+                    self.add_known(folder, name, metadata, content, fingerprint);
                     Ok(())
                 }
-                None => self.read_later(folder, name, metadata, file, Cutting::ByContent),
+                None => self.read_later(folder, name, metadata, file, (Cutting::ByContent, fingerprint)),
             },
             WriteContent::Pages { path: file, page_bytes } => {
                 let cutting = Cutting::Fixed(fixed_chunk_bytes(metadata.size, page_bytes));
-                self.read_later(folder, name, metadata, file, cutting)
+                self.read_later(folder, name, metadata, file, (cutting, fingerprint))
             }
             WriteContent::Stream(stream) => {
                 self.add_stream(folder, &path, metadata, stream, Cutting::ByContent)
@@ -249,14 +265,49 @@ impl SnapshotWriter {
         metadata.size = content.size;
         self.written.streams.insert(path.to_vec(), content.size);
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-        self.add_known(folder, name, metadata, content);
+        self.add_known(folder, name, metadata, content, Fingerprint::NONE);
         Ok(())
     }
 
-    fn add_known(&mut self, folder: usize, name: &[u8], metadata: NodeMetadata, content: ReadContent) {
+    fn add_known(
+        &mut self,
+        folder: usize,
+        name: &[u8],
+        metadata: NodeMetadata,
+        content: ReadContent,
+        fingerprint: Fingerprint,
+    ) {
         WriteCounters::add(&self.shared.counters.files, 1);
         WriteCounters::add(&self.shared.counters.bytes, content.size);
-        self.folders.add(folder, name, metadata, Some(content));
+        self.folders.add(folder, name, metadata, Some(content), fingerprint);
+    }
+
+    /// Takes an entry without looking at the parent's tree, if its folder is as before up to here.
+    fn take_as_before(
+        &mut self,
+        folder: usize,
+        path: &[u8],
+        metadata: &NodeMetadata,
+        fingerprint: &Fingerprint,
+    ) -> bool {
+        if metadata.node_type == NodeType::Directory {
+            let Some(opened) = self.folders.open_as_before(folder, path, fingerprint) else { return false };
+            WriteCounters::add(&self.shared.counters.folders, 1);
+            self.open.push(opened);
+            return true;
+        }
+        let taken = self.folders.take_as_before(folder, fingerprint);
+        if taken {
+            let counters = &self.shared.counters;
+            if metadata.node_type == NodeType::File {
+                WriteCounters::add(&counters.files, 1);
+                WriteCounters::add(&counters.files_unchanged, 1);
+                WriteCounters::add(&counters.bytes, metadata.size);
+            } else {
+                WriteCounters::add(&counters.others, 1);
+            }
+        }
+        taken
     }
 
     /// Closes what the path leaves behind, and returns the folder of the entry with its name.
@@ -275,7 +326,7 @@ impl SnapshotWriter {
                     "its folder was not given before it, or was left already",
                 ));
             }
-            self.folders.close(innermost);
+            self.folders.close(innermost)?;
             self.open.pop();
         };
         if !name_is_safe(name) {
@@ -302,12 +353,8 @@ impl SnapshotWriter {
         if self.own_folder.is_none() && next_name > OWN_FOLDER {
             let metadata = NodeMetadata::plain(NodeType::Directory, 0o755, FileTime::default());
             self.folders.name_follows(ROOT, OWN_FOLDER);
-            self.own_folder = Some(self.folders.wait(ROOT, OWN_FOLDER, metadata));
+            self.own_folder = Some(self.folders.wait(ROOT, OWN_FOLDER, metadata, Fingerprint::NONE));
         }
-    }
-
-    fn parent_folder(&self, node: Option<Node>) -> Option<(BlobId, Tree)> {
-        load_tree(self.parent_trees.as_deref()?, node?.subtree?)
     }
 
     fn read_later(
@@ -316,12 +363,12 @@ impl SnapshotWriter {
         name: &[u8],
         metadata: NodeMetadata,
         path: PathBuf,
-        cutting: Cutting,
+        (cutting, fingerprint): (Cutting, Fingerprint),
     ) -> Result<(), Failed> {
         let size = metadata.size;
         let identity = FileIdentity { device_id: metadata.device_id, inode: metadata.inode };
         let identity = Some(identity).filter(|identity| identity.inode != 0);
-        let ticket = self.folders.wait(folder, name, metadata);
+        let ticket = self.folders.wait(folder, name, metadata, fingerprint);
         if size >= JOB_BYTES {
             self.send_job()?;
         }
@@ -434,7 +481,7 @@ impl SnapshotWriter {
         self.send_job()?;
         while self.open.len() > 1 {
             if let Some(innermost) = self.open.pop() {
-                self.folders.close(innermost);
+                self.folders.close(innermost)?;
             }
         }
         while self.open_jobs > 0 {
@@ -456,7 +503,7 @@ impl SnapshotWriter {
             self.folders.date(place, time);
             self.folders.resolve(place, outcome);
         }
-        self.folders.close(ROOT);
+        self.folders.close(ROOT)?;
         self.send_trees(true)
     }
 
@@ -543,6 +590,12 @@ enum Failed {
     Elsewhere,
 }
 
+impl From<RepositoryError> for Failed {
+    fn from(error: RepositoryError) -> Self {
+        Failed::Here(error)
+    }
+}
+
 impl From<Stopped> for Failed {
     fn from(_: Stopped) -> Self {
         Failed::Elsewhere
@@ -555,34 +608,6 @@ fn out_of_order(path: &[u8], previous: &[u8], reason: &'static str) -> Failed {
         previous: String::from_utf8_lossy(previous).into_owned(),
         reason,
     })
-}
-
-/// Whether a file need not be read: nothing that changes with its content differs.
-fn is_unchanged(parent: &Node, now: &NodeMetadata) -> bool {
-    let then = &parent.metadata;
-    then.node_type == NodeType::File
-        && now.node_type == NodeType::File
-        && then.size == now.size
-        && then.mtime == now.mtime
-        && then.ctime == now.ctime
-        && then.inode == now.inode
-        && parent.error.is_none()
-}
-
-fn load_tree(trees: &dyn TreeSource, id: BlobId) -> Option<(BlobId, Tree)> {
-    match trees.tree(&id) {
-        Ok(tree) => {
-            let below: Vec<BlobId> = tree.nodes.iter().filter_map(|node| node.subtree).collect();
-            if !below.is_empty() {
-                trees.will_need(&below);
-            }
-            Some((id, tree))
-        }
-        Err(error) => {
-            tracing::warn!(tree = %id, error = %error, "the folder is read again: its tree of the parent snapshot is unreadable");
-            None
-        }
-    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RepositoryError> {

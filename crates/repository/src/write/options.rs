@@ -65,6 +65,9 @@ pub struct WriterContext {
     pub cancel: CancellationToken,
     /// Asked before a file of this host is opened; without one every file may be.
     pub gate: Option<Arc<dyn FileGate>>,
+    /// The file with the cache of the source's trees, in a folder that is there. It is used with a parent, and made
+    /// anew by every backup; without one the parent's trees are read from the repository.
+    pub tree_cache: Option<PathBuf>,
 }
 
 /// Which file: device and inode, as the metadata of its entry say.

@@ -25,6 +25,8 @@ use crate::storage::memory::MemoryStore;
 use crate::storage::recording::{RecordingStore, Verb};
 use crate::tree::{FileTime, NodeMetadata, NodeType, Tree};
 
+mod tree_cache;
+
 const TIME: FileTime = FileTime { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
 
 struct House {
@@ -57,6 +59,7 @@ impl House {
             counters: Arc::default(),
             cancel: CancellationToken::new(),
             gate: None,
+            tree_cache: None,
         }
     }
 
