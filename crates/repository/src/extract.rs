@@ -6,7 +6,7 @@
 //!            folders' times ◀─ hard links ◀─ open, verify, write at offsets ◀─ read ranges of packs, joined
 //! ```
 //!
-//! * One thread walks and plans the next batch while the one before is written; the blobs of a batch are read in the
+//! * One thread walks, plans and locates the next batch while the one before is written; the blobs of a batch are read in the
 //!   order of the packs, neighbours in one request, and opened and written by as many threads as there are cores.
 //! * Memory is bounded by batches and requests in flight, not by the size of the tree: below 256 MiB.
 //! * Nothing is followed out of the target: every name is resolved beneath its folder descriptor, symbolic links are
@@ -19,6 +19,7 @@ mod delta;
 mod error;
 mod execute;
 mod layout;
+mod locate;
 mod metadata;
 mod plan;
 mod target;
@@ -202,11 +203,20 @@ impl Work {
         let (work, folder, counts) = (&self, &target, &tally);
         let outcome = std::thread::scope(|scope| {
             let planner = scope.spawn(move || plan::plan(work, folder, counts, &sender));
-            let executed = execute::run(work, folder, counts, batches);
+            // What is written goes to the disk while more is being written: the end has less to wait for.
+            let (flush, flushes) = crossbeam_channel::bounded(1);
+            let flusher =
+                work.options.sync.then(|| scope.spawn(move || keep_flushing(work, folder, &flushes)));
+            let executed = execute::run(work, folder, counts, batches, flusher.is_some().then_some(&flush));
+            drop(flush);
             if executed.is_err() {
                 work.token.cancel();
             }
             let planned = planner.join().unwrap_or(Err(ExtractError::Thread("planning")));
+            let flushed =
+                flusher.map(|flusher| flusher.join().unwrap_or(Err(ExtractError::Thread("flushing"))));
+            // The system tells of a failed write once: it must not get lost here.
+            flushed.unwrap_or(Ok(()))?;
             match (executed, planned) {
                 // The writers' error is the cause when both failed: the planner only saw them go.
                 (Err(error), _) | (Ok(()), Err(error)) => Err(error),
@@ -219,4 +229,12 @@ impl Work {
         }
         Ok(tally.finish())
     }
+}
+
+fn keep_flushing(
+    work: &Work,
+    target: &Target,
+    flushes: &crossbeam_channel::Receiver<()>,
+) -> Result<(), ExtractError> {
+    flushes.iter().try_for_each(|()| target.sync()).inspect_err(|_| work.token.cancel())
 }

@@ -1,6 +1,5 @@
 //! Restores one batch after the other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,13 +10,14 @@ use rustix::fs::{AtFlags, FileType, Mode};
 
 use super::batch::{Batch, HardLink, Item};
 use super::delta::{Compared, Comparer};
-use super::layout::{Blobs, Reference, Writing};
+use super::layout::{Blobs, Writing};
+use super::locate::content_error;
 use super::metadata::{Applier, apply_folder};
 use super::target::{self, FolderCache, Target};
 use super::write::{FileState, Writer};
 use super::{ExtractError, Tally, Work};
 use crate::error::RepositoryError;
-use crate::id::{BlobId, BlobType, IdMap};
+use crate::id::BlobId;
 use crate::reader::BlobOpener;
 use crate::reader::plan::PackRead;
 use crate::tree::NodeType;
@@ -26,15 +26,14 @@ use crate::tree::NodeType;
 const READS_IN_FLIGHT: usize = 6;
 /// Files and links that a thread takes at once.
 const ITEMS_AT_ONCE: usize = 64;
-/// Files that an error names.
-const FILES_NAMED: usize = 5;
 
 /// Restores the batches until there are no more.
 pub(super) fn run(
     work: &Work,
     target: &Target,
     tally: &Tally,
-    batches: Receiver<Batch>,
+    batches: Receiver<(Batch, Blobs)>,
+    flush: Option<&Sender<()>>,
 ) -> Result<(), ExtractError> {
     let executor = Executor {
         work,
@@ -42,8 +41,10 @@ pub(super) fn run(
         applier: Applier { options: &work.options, tally },
         threads: work.options.threads.unwrap_or_else(cores).clamp(1, 64),
     };
-    for batch in batches {
-        executor.restore(&batch)?;
+    for (batch, blobs) in batches {
+        executor.restore(&batch, &blobs)?;
+        // One that is under way takes most of this batch with it.
+        flush.map(|flush| flush.try_send(()));
     }
     Ok(())
 }
@@ -66,14 +67,13 @@ enum Job<'b> {
 }
 
 impl Executor<'_> {
-    fn restore(&self, batch: &Batch) -> Result<(), ExtractError> {
-        let blobs = self.locate(batch)?;
+    fn restore(&self, batch: &Batch, blobs: &Blobs) -> Result<(), ExtractError> {
         let mut states: Vec<FileState> =
             (0..batch.files.len()).map(|file| FileState::new(blobs.length_of(file))).collect();
         let mut wanted = vec![true; blobs.references.len()];
         let mut finished = vec![false; batch.files.len()];
         if self.work.options.delta {
-            for (file, compared) in self.compare(batch, &blobs)? {
+            for (file, compared) in self.compare(batch, blobs)? {
                 let references = blobs.first_of_file[file]..blobs.first_of_file[file + 1];
                 match compared {
                     Compared::Replace => {}
@@ -90,46 +90,13 @@ impl Executor<'_> {
             let kept = finished.iter().filter(|kept| **kept).count() as u64;
             self.applier.tally.add(|report| report.files_kept += kept);
         }
-        let writing = Writing::new(&blobs, &wanted, &finished, &mut states);
-        self.write(batch, &blobs, &writing, &states)?;
+        let writing = Writing::new(blobs, &wanted, &finished, &mut states);
+        self.write(batch, blobs, &writing, &states)?;
         self.link(&batch.links)?;
         for folder in &batch.finished {
             apply_folder(&self.applier, self.target, &folder.folder, &folder.metadata)?;
         }
         Ok(())
-    }
-
-    /// Asks where the blobs of all files are, each once.
-    fn locate(&self, batch: &Batch) -> Result<Blobs, ExtractError> {
-        let mut numbers: IdMap<BlobId, u32> = HashMap::default();
-        let mut ids = Vec::new();
-        let mut references = Vec::new();
-        let mut first_of_file = Vec::with_capacity(batch.files.len() + 1);
-        for (file, item) in batch.files.iter().enumerate() {
-            first_of_file.push(references.len());
-            for id in &item.node.content {
-                let blob = *numbers.entry(*id).or_insert_with(|| {
-                    ids.push(*id);
-                    ids.len() as u32 - 1
-                });
-                references.push(Reference { blob, file: file as u32, offset: 0 });
-            }
-        }
-        first_of_file.push(references.len());
-        let located = self.work.reader.locate(&ids, BlobType::Data);
-        let located = self.work.handle.block_on(self.work.token.run_until_cancelled(located));
-        let places = located.ok_or(ExtractError::Cancelled)?.map_err(|error| match error {
-            RepositoryError::BlobMissing { blob } => content_error(batch, &|id| *id == blob, error),
-            error => content_error(batch, &|_| true, error),
-        })?;
-        for file in first_of_file.windows(2) {
-            let mut offset = 0;
-            for reference in &mut references[file[0]..file[1]] {
-                reference.offset = offset;
-                offset += u64::from(places[reference.blob as usize].content_length());
-            }
-        }
-        Ok(Blobs { ids, places, references, first_of_file })
     }
 
     /// Compares the files that are there already, on all cores.
@@ -396,15 +363,4 @@ fn read_error(
     let lost: Vec<BlobId> =
         read.members.clone().map(|member| blobs.ids[writing.order[member] as usize]).collect();
     content_error(batch, &|id| lost.contains(id), error)
-}
-
-/// Names the files of a batch that hold certain blobs.
-fn content_error(batch: &Batch, lost: &dyn Fn(&BlobId) -> bool, source: RepositoryError) -> ExtractError {
-    let mut concerned = batch.files.iter().filter(|item| item.node.content.iter().any(lost));
-    let files: Vec<String> = concerned
-        .by_ref()
-        .take(FILES_NAMED)
-        .map(|item| String::from_utf8_lossy(&item.path()).into_owned())
-        .collect();
-    ExtractError::Content { files, more: concerned.count(), source }
 }

@@ -8,6 +8,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::batch::{Batch, FinishedFolder, HardLink, Item, LinkOrigin};
+use super::layout::Blobs;
+use super::locate::locate;
 use super::target::{self, Folder, FolderCache, Target};
 use super::{ExtractError, Tally, Work};
 use crate::reader::{TreeWalker, WalkStep};
@@ -18,7 +20,7 @@ pub(super) fn plan(
     work: &Work,
     target: &Target,
     tally: &Tally,
-    batches: &Sender<Batch>,
+    batches: &Sender<(Batch, Blobs)>,
 ) -> Result<(), ExtractError> {
     let mut planner = Planner {
         delta: work.options.delta,
@@ -44,18 +46,19 @@ pub(super) fn plan(
             Some(WalkStep::Leave(node)) => planner.leave(Some(node))?,
             None => {
                 planner.leave(None)?;
-                return if planner.batch.is_empty() { Ok(()) } else { send(batches, planner.batch) };
+                return if planner.batch.is_empty() { Ok(()) } else { send(work, batches, planner.batch) };
             }
         }
         if planner.batch.is_full() {
-            send(batches, std::mem::take(&mut planner.batch))?;
+            send(work, batches, std::mem::take(&mut planner.batch))?;
         }
     }
 }
 
-fn send(batches: &Sender<Batch>, batch: Batch) -> Result<(), ExtractError> {
+fn send(work: &Work, batches: &Sender<(Batch, Blobs)>, batch: Batch) -> Result<(), ExtractError> {
+    let blobs = locate(work, &batch)?;
     // The writers are gone: they have the error to report.
-    batches.send(batch).map_err(|_| ExtractError::Cancelled)
+    batches.send((batch, blobs)).map_err(|_| ExtractError::Cancelled)
 }
 
 /// A folder whose entries are being walked.
