@@ -88,7 +88,7 @@ class Round:
         self.add("files delta restore", "restic", self.restic.command("restore", "latest", "--target", "/"))
         expect_same(kept, tree)
         data.damage_tree(tree, data.SEED + self.number)
-        self.add_ours("files delta restore", self.holdfast.restore_in_place("tree"))
+        self.add_ours("files delta restore", self.holdfast.restore_delta("tree"))
         expect_same(kept, tree)
 
     # --- a SQLite database in use
@@ -257,11 +257,14 @@ def main():
     options = parser.parse_args()
     describe_machine()
     table = Table()
-    for number in range(1, options.rounds + 1):
-        for group in options.rows.split(","):
-            print(f"round {number} of {options.rounds}: {group}", flush=True)
-            with tempfile.TemporaryDirectory(prefix="round-", dir=ROOT) as folder:
-                with Fleet(Path(folder) / "fleet") as fleet:
+    # Removed at the very end: after inodes were freed ext4 looks for others for minutes, at the cost of whoever makes files.
+    with tempfile.TemporaryDirectory(prefix="rounds-", dir=ROOT) as rounds:
+        for number in range(1, options.rounds + 1):
+            for group in options.rows.split(","):
+                print(f"round {number} of {options.rounds}: {group}", flush=True)
+                folder = Path(rounds) / f"{number}-{group}"
+                folder.mkdir()
+                with Fleet(folder / "fleet") as fleet:
                     one = Round(table, folder, number, options.scale)
                     one.holdfast = fleet
                     getattr(one, group)()

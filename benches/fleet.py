@@ -89,8 +89,8 @@ class Fleet:
     def restore(self, name, target):
         return [PROGRAMS / "holdfast", "restore", "run", name, "--to", "latest", "--into", target, "--wait"]
 
-    def restore_in_place(self, name):
-        return [PROGRAMS / "holdfast", "restore", "run", name, "--in-place", "--confirm", name, "--reason", "comparison", "--wait"]
+    def restore_delta(self, name):
+        return [PROGRAMS / "holdfast", "restore", "run", name, "--in-place", "--delta", "--confirm", name, "--reason", "comparison", "--wait"]
 
     def check(self, name):
         return [PROGRAMS / "holdfast", "repo", "check", name, "--read-data", "--wait"]

@@ -142,18 +142,20 @@ impl AllowList {
     /// `HF-5001` when it may not.
     pub fn check_restore(&self, source: &Source, placement: &Placement) -> Result<(), Failure> {
         match (placement, &source.engine) {
-            (Placement::InPlace, _) if !self.restore_in_place => {
+            (placement, _) if placement.is_in_place() && !self.restore_in_place => {
                 Err(denied("live data may not be replaced".to_owned(), "allow.restore_in_place"))
             }
             (Placement::Into(target), EngineConfig::Files(_) | EngineConfig::Sqlite(_)) => {
                 self.check_restore_path(Path::new(target))
             }
-            (Placement::Beside | Placement::InPlace, EngineConfig::Sqlite(sqlite)) => {
-                self.check_restore_path(&sqlite.path)
-            }
-            (Placement::Beside | Placement::InPlace, EngineConfig::Files(files)) => {
-                files.paths.iter().try_for_each(|path| self.check_restore_path(path))
-            }
+            (
+                Placement::Beside | Placement::InPlace | Placement::InPlaceDelta,
+                EngineConfig::Sqlite(sqlite),
+            ) => self.check_restore_path(&sqlite.path),
+            (
+                Placement::Beside | Placement::InPlace | Placement::InPlaceDelta,
+                EngineConfig::Files(files),
+            ) => files.paths.iter().try_for_each(|path| self.check_restore_path(path)),
             (_, EngineConfig::Postgres(_)) => Ok(()),
         }
     }

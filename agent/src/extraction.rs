@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_engines::{EngineError, ExtractOrder, ExtractReport};
 use holdfast_model::ErrorCode;
 use holdfast_model::ids::RunId;
-use holdfast_repository::extract::{ExtractError, ExtractOptions, ExtractProgress, extract_tree};
+use holdfast_repository::extract::{Delta, ExtractError, ExtractOptions, ExtractProgress, extract_tree};
 use holdfast_repository::id::BlobId;
 use holdfast_repository::reader::{BlobReader, Selection};
 use holdfast_repository::tree::NodeType;
@@ -58,10 +58,17 @@ impl Extraction<'_> {
             self.block_on(self.reader.find(self.root, &order.from))?.map_err(|error| engine_error(&error))?;
         let is_folder = node.metadata.node_type == NodeType::Directory;
         match node.subtree {
-            Some(tree) if is_folder && (order.delta || order.to.is_dir()) => {
+            Some(tree) if is_folder && (order.delta.is_some() || order.to.is_dir()) => {
                 let only = order.only.iter().filter_map(|path| below(path, &order.from)).collect();
                 self.write_tree(tree, &order.to, order, Selection { only, without: Vec::new() })
             }
+            _ if order.delta.is_some() => Err(EngineError::new(
+                ErrorCode::Unsupported,
+                format!(
+                    "{} is no folder in the snapshot: restore it whole",
+                    String::from_utf8_lossy(&order.from)
+                ),
+            )),
             _ => self.write_and_rename(order),
         }
     }
@@ -106,7 +113,7 @@ impl Extraction<'_> {
     ) -> Result<ExtractReport, EngineError> {
         let options = ExtractOptions {
             owner: order.ownership,
-            delta: order.delta,
+            delta: order.delta.clone().map(Delta::Keep),
             selection,
             ..ExtractOptions::default()
         };
@@ -145,7 +152,7 @@ impl Extraction<'_> {
 
     /// Everything that is wanted must be there, and an existing target must not lose what was not asked for.
     fn check_only(&self, order: &ExtractOrder) -> Result<(), EngineError> {
-        if order.delta && !order.only.is_empty() {
+        if order.delta.is_some() && !order.only.is_empty() {
             let message = "a part of a tree cannot be restored over an existing one";
             return Err(EngineError::new(ErrorCode::Unsupported, message));
         }

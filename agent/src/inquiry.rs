@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::AllowList;
 use crate::engines::EngineFactory;
+use crate::run;
 
 /// Questions that are worked on at once.
 const AT_ONCE: usize = 4;
@@ -104,7 +105,8 @@ impl Inquirer {
             v1::inquiry::Question::Preview(preview) => {
                 let spec: RunSpec = from_document("spec_json", &preview.spec_json)?;
                 let manifest: Manifest = from_document("manifest_json", &preview.manifest_json)?;
-                let order = restore_order(&spec, &self.parts.allow)?;
+                let stamp = run::stamp(&*self.parts.clock);
+                let order = restore_order(&spec, &self.parts.allow, stamp)?;
                 self.parts.allow.check_restore(&source, &order.placement)?;
                 Ok(document(&engine.preview_restore(&order, &manifest, &context).await?))
             }
@@ -112,11 +114,11 @@ impl Inquirer {
     }
 }
 
-/// What a restore asks of the engine.
+/// What a restore asks of the engine. `stamp`: ends the names of what it keeps.
 ///
 /// # Errors
 /// `HF-1001` when the run is no restore.
-pub fn restore_order(spec: &RunSpec, allow: &AllowList) -> Result<RestoreOrder, Failure> {
+pub fn restore_order(spec: &RunSpec, allow: &AllowList, stamp: String) -> Result<RestoreOrder, Failure> {
     let RunSpec::Restore { snapshot, placement, only, .. } = spec else {
         return Err(Failure::new(ErrorCode::UsageInvalid, "only a restore can be previewed"));
     };
@@ -124,6 +126,7 @@ pub fn restore_order(spec: &RunSpec, allow: &AllowList) -> Result<RestoreOrder, 
         placement: placement.clone(),
         only: only.clone(),
         snapshot_short: snapshot.short(),
+        stamp,
         allowed_paths: allow.restore_paths.clone(),
     })
 }

@@ -14,7 +14,7 @@ use holdfast_repository::config::Config;
 use holdfast_repository::crypto::{MASTER_KEY_BYTES, MasterKey, Sealer};
 use holdfast_repository::id::{BlobId, RepositoryId};
 use holdfast_repository::polynomial::Polynomial;
-use holdfast_runtime::SharedClock;
+use holdfast_runtime::{Clock, SharedClock};
 use zeroize::{Zeroize as _, Zeroizing};
 
 mod backup;
@@ -115,10 +115,14 @@ impl Job<'_> {
         )
     }
 
-    /// Now, as the names of what a promotion keeps carry it: `20261121T120000Z`.
     fn stamp(&self) -> String {
-        self.worker.clock.now().strftime("%Y%m%dT%H%M%SZ").to_string()
+        stamp(&*self.worker.clock)
     }
+}
+
+/// Now, as the names of what a promotion keeps carry it: `20261121T120000Z`.
+pub(crate) fn stamp(clock: &dyn Clock) -> String {
+    clock.now().strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
 /// What the controller says of the repository of a run. The keys are in memory only, and wiped when dropped.

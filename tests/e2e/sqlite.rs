@@ -101,6 +101,20 @@ async fn a_backup_under_a_writer_holds_exactly_the_rows_its_manifest_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_a_rollback_journal_is_backed_up_and_restored() {
+    let (fleet, path) = fleet_with_shop().await;
+    let mode: String = Connection::open(&path)
+        .unwrap()
+        .query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "delete");
+    fleet.backup_well("shop", "full").await;
+    let (_, report) = fleet.restore_well(request("latest")).await;
+    assert_eq!(count(report.targets[0].restored.as_ref(), "orders"), ORDERS as u64);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_in_place_keeps_the_old_until_it_is_discarded() {
     let (fleet, path) = fleet_with_shop().await;
     fleet.backup_well("shop", "full").await;

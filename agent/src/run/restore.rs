@@ -25,17 +25,17 @@ pub(super) async fn run(
     let (context, worker) = (job.context, job.worker);
     worker.config.allow.check_restore(&job.assignment.source, placement)?;
     let hooks = job.hooks(source)?;
-    let order = restore_order(&job.assignment.spec, &worker.config.allow)?;
+    let order = restore_order(&job.assignment.spec, &worker.config.allow, job.stamp())?;
     let manifest = job.assignment.manifest.clone().ok_or_else(|| {
         Failure::new(ErrorCode::Unsupported, "the snapshot has no manifest: another program wrote it")
             .at_stake("nothing was restored; its files can be restored by the program that wrote it")
     })?;
     context.counters.enter("opening the repository");
     let contents = contents(job, manifest).await?;
-    let report = restore_aside(job, &order, contents).await?;
     let report = match placement {
-        Placement::InPlace => promote(job, &hooks, report).await?,
-        Placement::Beside | Placement::Into(_) => report,
+        Placement::InPlace => promote(job, &hooks, restore_aside(job, &order, contents).await?).await?,
+        Placement::InPlaceDelta => restore_delta(job, &hooks, &order, contents).await?,
+        Placement::Beside | Placement::Into(_) => restore_aside(job, &order, contents).await?,
     };
     context.log.info(&format!(
         "restored {} items, {} bytes written{}",
@@ -93,6 +93,39 @@ async fn restore_aside(
         )
         .at_stake(format!("nothing was replaced; what was restored is kept as {}", names(&report.targets)))),
     }
+}
+
+/// Restores what differs into the live data, between the hooks. Where the rest is kept is in the journal before
+/// anything is moved there.
+async fn restore_delta(
+    job: &Job<'_>,
+    hooks: &RunHooks,
+    order: &RestoreOrder,
+    contents: Arc<dyn SnapshotContents>,
+) -> Result<RestoreReport, Failure> {
+    let context = job.context;
+    let (engine, engine_context) = (job.engine(), job.engine_context());
+    context.counters.enter("planning");
+    let preview = engine.preview_restore(order, contents.manifest(), &engine_context).await?;
+    let obstacle = preview.checks.iter().find(|check| check.outcome == CheckOutcome::Failed);
+    if let Some(check) = obstacle {
+        return Err(Failure::new(ErrorCode::RestoreFailed, format!("{}: {}", check.name, check.detail))
+            .at_stake("nothing was touched"));
+    }
+    job.worker.journal.remember(context.run, preview.targets.clone()).await?;
+    hooks.before(&context.log, &context.cancel).await?;
+    context.counters.enter("restoring");
+    fail_point::hit("agent-before-restore");
+    let restored = engine.restore(order, contents, &engine_context).await;
+    fail_point::hit("agent-after-restore");
+    hooks.after(&context.log).await;
+    restored.map_err(|error| {
+        let kept: Vec<&str> = preview.targets.iter().filter_map(|target| target.kept.as_deref()).collect();
+        Failure::from(error).at_stake(format!(
+            "the live data is partly restored: run the restore again; what it replaced so far is kept in {}",
+            kept.join(", ")
+        ))
+    })
 }
 
 /// Swaps what was restored into the place of the live data, between the hooks.

@@ -34,6 +34,10 @@ pub struct RestoreWhat {
     #[arg(long)]
     pub in_place: bool,
 
+    /// With --in-place, for trees of files: restore only what differs; what makes way is kept in NAME_before_TIME
+    #[arg(long, requires = "in_place", conflicts_with = "only")]
+    pub delta: bool,
+
     /// Only this table or path; may be given often
     #[arg(long, value_name = "TABLE|PATH")]
     pub only: Vec<String>,
@@ -52,6 +56,7 @@ Examples:
   holdfast restore plan pg-main --only public.orders
   holdfast restore plan files-etc --to 3f2a91bc --into /srv/rescue@db2
   holdfast restore plan shop --in-place                    shows what would be replaced
+  holdfast restore plan files-etc --in-place --delta       a large tree of which little is damaged
 
 Exit status: 0 it can be run, 1 something stands in the way, 4 no such source or snapshot.")]
 pub struct RestorePlanArgs {
@@ -79,7 +84,7 @@ pub struct RestoreRunArgs {
     pub source: Option<String>,
 
     /// The id that `restore plan` printed
-    #[arg(long, value_name = "ID", conflicts_with_all = ["into", "in_place", "only", "from"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["into", "in_place", "delta", "only", "from"])]
     pub plan: Option<String>,
 
     /// What and where to.

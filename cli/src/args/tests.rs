@@ -197,6 +197,8 @@ fn an_export_takes_a_file_where_others_take_a_format() {
 fn contradictions_are_refused() {
     for line in [
         "restore plan shop --into x --in-place",
+        "restore plan shop --delta",
+        "restore plan shop --in-place --delta --only x",
         "restore run",
         "restore run shop --plan 12",
         "backup run",

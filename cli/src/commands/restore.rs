@@ -74,6 +74,7 @@ async fn make_plan(app: &mut App, client: &Client, source: &str, what: &RestoreW
         to,
         into: what.into.clone().unwrap_or_default(),
         in_place: what.in_place,
+        delta: what.delta,
         only: what.only.clone(),
         repository: what.from.clone().unwrap_or_default(),
     };

@@ -172,7 +172,11 @@ impl Restores {
                 )
                 .into());
             }
-            return Ok((Placement::InPlace, home.clone()));
+            let placement = if request.delta { Placement::InPlaceDelta } else { Placement::InPlace };
+            return Ok((placement, home.clone()));
+        }
+        if request.delta {
+            return Err(ConvertError::new("delta", "goes with in_place only").into());
         }
         let mut target = request.into.as_str();
         let mut agent = home.clone();

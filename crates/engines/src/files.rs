@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_model::manifest::{FilesManifest, Manifest};
-use holdfast_model::restore::{RestorePreview, RestoreReport, RestoredTarget};
+use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::FilesConfig;
 
 use crate::path_target::{remove, swap};
@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod capture;
+mod delta;
 pub(crate) mod metadata;
 mod patterns;
 mod restore;
@@ -138,7 +139,10 @@ impl Engine for FilesEngine {
         let (engine, order, manifest) = (self.clone(), order.clone(), manifest.clone());
         blocking(move || {
             let plan = restore::plan(&order, &manifest, &engine.config.paths)?;
-            restore::preview(&plan, &order, &manifest)
+            match order.placement {
+                Placement::InPlaceDelta => delta::preview(&plan, &order, &manifest),
+                _ => restore::preview(&plan, &order, &manifest),
+            }
         })
         .await
     }
@@ -152,7 +156,10 @@ impl Engine for FilesEngine {
         let (engine, order) = (self.clone(), order.clone());
         blocking(move || {
             let plan = restore::plan(&order, contents.manifest(), &engine.config.paths)?;
-            restore::restore(&plan, &order, &contents)
+            match order.placement {
+                Placement::InPlaceDelta => delta::restore(&plan, &order, &contents),
+                _ => restore::restore(&plan, &order, &contents),
+            }
         })
         .await
     }

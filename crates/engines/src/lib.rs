@@ -100,7 +100,8 @@ pub trait Engine: Send + Sync {
     ) -> Result<RestorePreview, EngineError>;
 
     /// Restores beside whatever exists, checks against the manifest, and reports. With [`Placement::InPlace`] it still
-    /// restores aside: the swap is [`Engine::promote`].
+    /// restores aside: the swap is [`Engine::promote`]. With [`Placement::InPlaceDelta`] it changes the live tree, and
+    /// leaves it partly restored after an error.
     ///
     /// # Errors
     /// What was made so far is removed before an error is returned, or named in it where that fails.
@@ -272,6 +273,14 @@ pub struct Metadata {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// The error for a delta restore of something that is no tree of files.
+pub(crate) fn no_delta(what: &str) -> EngineError {
+    EngineError::new(
+        holdfast_model::ErrorCode::Unsupported,
+        format!("{what} is restored whole: a delta restore is for trees of files"),
+    )
+}
+
 /// What a restore is to do.
 #[derive(Debug, Clone)]
 pub struct RestoreOrder {
@@ -281,6 +290,8 @@ pub struct RestoreOrder {
     pub only: Vec<String>,
     /// First eight digits of the snapshot's id, for names of targets beside the original.
     pub snapshot_short: String,
+    /// Ends the names under which what a restore in place replaces is kept: letters, digits, `-` and `_`.
+    pub stamp: String,
     /// Targets outside these folders are refused; from the agent's own configuration.
     pub allowed_paths: Vec<PathBuf>,
 }
@@ -319,9 +330,10 @@ pub struct ExtractOrder {
     pub only: Vec<Vec<u8>>,
     /// Where `from` itself goes: this path becomes that folder or file.
     pub to: PathBuf,
-    /// Leave what matches in an existing target alone, rewrite what differs, and remove what the snapshot lacks
-    /// (delta restore). Without it the target must not exist or be an empty folder.
-    pub delta: bool,
+    /// Make an existing folder equal to the snapshot (delta restore): what matches is left alone, what differs is
+    /// restored, and what was there, or what the snapshot lacks, is moved to this folder, which does not exist yet and
+    /// lies on the same file system. Without it the target must not exist or be an empty folder.
+    pub delta: Option<PathBuf>,
     /// Restore owner and group; needs privileges.
     pub ownership: bool,
 }

@@ -169,7 +169,7 @@ fn is_beside_name(live: &OsStr, name: &OsStr) -> bool {
 ///
 /// # Errors
 /// `HF-1012` when the stamp has other characters than letters, digits, `-` and `_`.
-fn kept_name(live: &OsStr, stamp: &str) -> Result<OsString, EngineError> {
+pub(crate) fn kept_name(live: &OsStr, stamp: &str) -> Result<OsString, EngineError> {
     if stamp.is_empty() || !stamp.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
         return Err(EngineError::new(ErrorCode::PathInvalid, format!("the stamp {stamp:?} is not valid")));
     }

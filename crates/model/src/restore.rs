@@ -13,6 +13,16 @@ pub enum Placement {
     Into(String),
     /// In the place of the original: restored aside first, checked, then swapped by rename; the old is kept.
     InPlace,
+    /// In the place of the original, where only what differs is restored; what was there in its stead is kept. For
+    /// file trees.
+    InPlaceDelta,
+}
+
+impl Placement {
+    /// Whether live data makes way.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self, Placement::InPlace | Placement::InPlaceDelta)
+    }
 }
 
 /// One database, file or tree that a restore made.

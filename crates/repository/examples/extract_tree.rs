@@ -69,7 +69,7 @@ async fn restore(
     let source = LocalSource::new(Arc::clone(repository.store()), index);
     let reader = BlobReader::new(Arc::new(source), Arc::clone(repository.sealer()));
     let options = ExtractOptions {
-        delta: flags.contains(&"--delta"),
+        delta: flags.contains(&"--delta").then_some(holdfast_repository::extract::Delta::Remove),
         owner: flags.contains(&"--owner"),
         sync: !flags.contains(&"--no-sync"),
         ..ExtractOptions::default()

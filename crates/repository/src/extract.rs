@@ -51,9 +51,8 @@ pub struct ExtractOptions {
     /// Restore owners, and with them the setuid and setgid bits and all extended attributes. Needs privileges.
     /// Without it everything belongs to the process, and of the attributes only `user.*` and ACLs are restored.
     pub owner: bool,
-    /// Make an existing folder equal to the snapshot: what matches is kept, what differs is rewritten in place, **what
-    /// the snapshot lacks is removed**. Without it the target must not exist or be an empty folder.
-    pub delta: bool,
+    /// Make an existing folder equal to the snapshot. Without it the target must not exist or be an empty folder.
+    pub delta: Option<Delta>,
     /// Wait at the end until everything is on the disk (one `syncfs` of its file system).
     pub sync: bool,
     /// Threads that open and write; the number of cores when missing.
@@ -68,13 +67,24 @@ impl Default for ExtractOptions {
     fn default() -> Self {
         Self {
             owner: false,
-            delta: false,
+            delta: None,
             sync: true,
             threads: None,
             limits: WalkLimits::default(),
             selection: Selection::default(),
         }
     }
+}
+
+/// How an existing folder is made equal to the snapshot. What matches is left alone; attributes are set where they
+/// differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// What differs is rewritten in place, blob by blob; **what the snapshot lacks is removed**.
+    Remove,
+    /// What differs is restored whole; what was there, and what the snapshot lacks, is moved under the same path to
+    /// this folder, which is made and must lie on the same file system.
+    Keep(PathBuf),
 }
 
 /// Counts that grow while a restore runs. A measurement, to be looked at and not to be decided by.
@@ -103,7 +113,7 @@ pub struct ExtractReport {
     pub hard_links: u64,
     /// Named pipes.
     pub fifos: u64,
-    /// Things that the snapshot lacks and that were removed from the target, each with what was in it counted as one.
+    /// Things that the snapshot lacks and that were removed or kept elsewhere, each with what was in it counted as one.
     pub removed: u64,
     /// Bytes of content written; holes count.
     pub bytes_written: u64,
@@ -196,7 +206,7 @@ struct Work {
 
 impl Work {
     fn run(self) -> Result<ExtractReport, ExtractError> {
-        let target = Target::prepare(&self.target, self.options.delta)?;
+        let target = Target::prepare(&self.target, self.options.delta.as_ref())?;
         let tally = Tally { progress: Arc::clone(&self.progress), report: Mutex::default() };
         // The planner is one batch ahead of the writers.
         let (sender, batches) = crossbeam_channel::bounded(1);

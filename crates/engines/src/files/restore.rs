@@ -21,7 +21,7 @@ use crate::{EngineError, ExtractOrder, FileType, RestoreOrder, SnapshotContents}
 #[derive(Debug)]
 pub(crate) struct RestorePlan {
     pub(crate) targets: Vec<PathTarget>,
-    extracts: Vec<ExtractOrder>,
+    pub(crate) extracts: Vec<ExtractOrder>,
     /// Whether it restores less than the snapshot holds.
     pub(crate) is_part: bool,
 }
@@ -49,7 +49,7 @@ pub(crate) fn plan(
     let parts = select(&order.only, &roots)?;
     let into = match &order.placement {
         Placement::Into(path) => Some(resolve(Path::new(path))?),
-        Placement::Beside | Placement::InPlace => None,
+        Placement::Beside | Placement::InPlace | Placement::InPlaceDelta => None,
     };
     let mut targets = Vec::new();
     for part in &parts {
@@ -65,7 +65,7 @@ pub(crate) fn plan(
         targets.push(PathTarget { part: part.display().to_string(), restored, live });
     }
     let ownership = rustix::process::geteuid().is_root();
-    let extract = |from, only, to| ExtractOrder { from, only, to, delta: false, ownership };
+    let extract = |from, only, to| ExtractOrder { from, only, to, delta: None, ownership };
     let extracts = match into {
         // One order for all, so that the folders on the way get what the snapshot says of them, too.
         Some(path) if parts.len() > 1 => {
@@ -216,7 +216,7 @@ impl Made {
 }
 
 /// Counts regular files and their bytes below `path`.
-fn count(path: &Path, found: &mut FilesManifest) -> Result<(), EngineError> {
+pub(super) fn count(path: &Path, found: &mut FilesManifest) -> Result<(), EngineError> {
     let unreadable = |path: &Path, why: String| {
         EngineError::new(ErrorCode::RestoreFailed, format!("the restored {} cannot be read", path.display()))
             .caused_by(why)
@@ -246,7 +246,7 @@ fn count(path: &Path, found: &mut FilesManifest) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn compare(found: &FilesManifest, manifest: &Manifest, is_part: bool) -> Result<(), EngineError> {
+pub(super) fn compare(found: &FilesManifest, manifest: &Manifest, is_part: bool) -> Result<(), EngineError> {
     let Some(expected) = manifest.files.as_ref().filter(|_| !is_part) else { return Ok(()) };
     if (found.files, found.bytes) == (expected.files, expected.bytes) {
         return Ok(());

@@ -144,6 +144,7 @@ fn target(
     let beside = || suffixed(&database.name, &format!("_restored_{}", order.snapshot_short));
     let restored = match &order.placement {
         Placement::Beside => beside(),
+        Placement::InPlaceDelta => return Err(crate::no_delta("a PostgreSQL database")),
         Placement::InPlace if whole => beside(),
         Placement::InPlace => {
             return Err(EngineError::new(

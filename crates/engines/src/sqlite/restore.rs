@@ -51,6 +51,7 @@ pub(crate) fn plan(
     };
     let restored = match &order.placement {
         Placement::Into(path) => resolve(Path::new(path))?,
+        Placement::InPlaceDelta => return Err(crate::no_delta("a SQLite database")),
         Placement::Beside | Placement::InPlace => {
             let name = live.file_name().ok_or_else(|| {
                 EngineError::new(ErrorCode::PathInvalid, "the root folder is not a database")
@@ -163,7 +164,7 @@ fn make(
         from: plan.database.path.clone().into_bytes(),
         only: Vec::new(),
         to: whole.clone(),
-        delta: false,
+        delta: None,
         ownership: rustix::process::geteuid().is_root(),
     };
     let extracted = contents.extract(&order)?;

@@ -166,6 +166,7 @@ pub(crate) fn order(placement: Placement, only: &[&str]) -> RestoreOrder {
     RestoreOrder {
         placement,
         only: only.iter().map(|&item| item.to_owned()).collect(),
+        stamp: "20261121T120000Z".to_owned(),
         snapshot_short: "0123abcd".to_owned(),
         allowed_paths: Vec::new(),
     }

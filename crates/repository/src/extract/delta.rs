@@ -60,8 +60,9 @@ impl Comparer<'_> {
             tally.progress.bytes_kept.fetch_add(kept, std::sync::atomic::Ordering::Relaxed);
             return Ok(Compared::Kept);
         }
-        // A file with other names outside the snapshot must not be changed through this one.
-        if kept == 0 || several_names {
+        // A file with other names outside the snapshot must not be changed through this one, and one that is changed
+        // cannot be kept.
+        if kept == 0 || several_names || self.folders.target().keeps() {
             return Ok(Compared::Replace);
         }
         if stat.st_mode & 0o200 == 0 && rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).is_err() {

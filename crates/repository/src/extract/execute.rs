@@ -72,7 +72,7 @@ impl Executor<'_> {
             (0..batch.files.len()).map(|file| FileState::new(blobs.length_of(file))).collect();
         let mut wanted = vec![true; blobs.references.len()];
         let mut finished = vec![false; batch.files.len()];
-        if self.work.options.delta {
+        if self.work.options.delta.is_some() {
             for (file, compared) in self.compare(batch, blobs)? {
                 let references = blobs.first_of_file[file]..blobs.first_of_file[file + 1];
                 match compared {
@@ -151,7 +151,7 @@ impl Executor<'_> {
             blobs,
             writing,
             states,
-            writer: Writer { applier: self.applier, open_files: AtomicUsize::new(0) },
+            writer: Writer { target: self.target, applier: self.applier, open_files: AtomicUsize::new(0) },
         };
         let (fed, worked) = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.threads)
@@ -234,7 +234,7 @@ impl Executor<'_> {
                 if found.zip(wanted).is_some_and(same) {
                     continue;
                 }
-                target::remove(folder, &item.node.name).map_err(failed)?;
+                self.target.make_way(folder, &item.folder, &item.node.name).map_err(failed)?;
             }
             rustix::fs::linkat(origin, &*first.name, folder, &*item.node.name, AtFlags::empty())
                 .map_err(|errno| failed(errno.into()))?;
@@ -249,7 +249,7 @@ impl Executor<'_> {
         let folder = folders.get(&item.folder)?;
         let name = item.node.name.as_slice();
         if item.exists && !other_is_right(folder, item).map_err(|errno| failed(errno.into()))? {
-            target::remove(folder, name).map_err(failed)?;
+            self.target.make_way(folder, &item.folder, name).map_err(failed)?;
         }
         let made = match (metadata.node_type, &metadata.link_target) {
             (NodeType::Symlink, Some(target)) => rustix::fs::symlinkat(target.as_slice(), folder, name),

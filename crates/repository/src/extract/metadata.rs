@@ -166,7 +166,7 @@ pub(super) fn apply_folder(
     let opened = target
         .open_folder(&folder.path, rustix::fs::OFlags::RDONLY)
         .map_err(|errno| ExtractError::target("open the folder", &folder.path, errno))?;
-    if !applier.options.delta {
+    if applier.options.delta.is_none() {
         return applier.apply_open(opened.as_fd(), metadata, Before::New, &|| folder.path.clone());
     }
     let found = rustix::fs::fstat(&opened)

@@ -23,7 +23,8 @@ pub(super) fn plan(
     batches: &Sender<(Batch, Blobs)>,
 ) -> Result<(), ExtractError> {
     let mut planner = Planner {
-        delta: work.options.delta,
+        target,
+        delta: work.options.delta.is_some(),
         tally,
         folders: FolderCache::new(target),
         open: Vec::new(),
@@ -69,6 +70,7 @@ struct OpenFolder {
 }
 
 struct Planner<'w> {
+    target: &'w Target,
     delta: bool,
     tally: &'w Tally,
     folders: FolderCache<'w>,
@@ -123,7 +125,7 @@ impl Planner<'_> {
         let within = self.folders.get(&parent)?;
         let mut made = false;
         if exists && !keep_folder(within, &node.name).map_err(failed)? {
-            target::remove(within, &node.name).map_err(failed)?;
+            self.target.make_way(within, &parent, &node.name).map_err(failed)?;
             made = true;
         }
         if made || !exists {
@@ -143,7 +145,8 @@ impl Planner<'_> {
         let left = self.open.pop().expect("each folder is left once");
         for name in &left.extra {
             let within = self.folders.get(&left.folder)?;
-            target::remove(within, name)
+            self.target
+                .make_way(within, &left.folder, name)
                 .map_err(|error| ExtractError::target("remove", &left.folder.join(name), error))?;
             self.tally.add(|report| report.removed += 1);
         }
@@ -193,7 +196,8 @@ impl Planner<'_> {
     fn leave_out(&mut self, item: &Item, reason: &str) -> Result<(), ExtractError> {
         if item.exists {
             let within = self.folders.get(&item.folder)?;
-            target::remove(within, &item.node.name)
+            self.target
+                .make_way(within, &item.folder, &item.node.name)
                 .map_err(|error| ExtractError::target("remove", &item.path(), error))?;
         }
         self.tally.warn(format!("{:?}: {reason}", String::from_utf8_lossy(&item.path())));

@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::ExtractError;
+use super::{Delta, ExtractError};
 
 /// Paths longer than this are resolved step by step, as the kernel takes 4096 bytes at once.
 const PATH_BYTES_AT_ONCE: usize = 4000;
@@ -39,11 +39,14 @@ impl Folder {
 #[derive(Debug)]
 pub(super) struct Target {
     root: OwnedFd,
+    /// Where what makes way is kept; without one it is removed.
+    kept: Option<OwnedFd>,
 }
 
 impl Target {
     /// Opens the target, or makes it.
-    pub(super) fn prepare(path: &Path, may_have_content: bool) -> Result<Self, ExtractError> {
+    pub(super) fn prepare(path: &Path, delta: Option<&Delta>) -> Result<Self, ExtractError> {
+        let may_have_content = delta.is_some();
         let failed = |source| ExtractError::target("prepare", b"", source);
         match std::fs::read_dir(path) {
             Ok(mut entries) => {
@@ -63,9 +66,46 @@ impl Target {
             Err(error) => return Err(failed(error)),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { root })
+        let open = |path: &Path| {
+            rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))
+        };
+        let kept = match delta {
+            Some(Delta::Keep(kept)) => {
+                std::fs::DirBuilder::new().mode(0o700).create(kept).map_err(failed)?;
+                Some(open(kept)?)
+            }
+            Some(Delta::Remove) | None => None,
+        };
+        Ok(Self { root: open(path)?, kept })
+    }
+
+    /// Whether what makes way is kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Makes way for what is to be restored: whatever is under a name of a folder is kept, or removed with all that is
+    /// in it. Follows nothing.
+    pub(super) fn make_way(
+        &self,
+        within: BorrowedFd<'_>,
+        folder: &Folder,
+        name: &[u8],
+    ) -> std::io::Result<()> {
+        let Some(kept) = &self.kept else { return remove(within, name) };
+        let step_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut place = rustix::fs::openat(kept, c".", step_flags, Mode::empty())?;
+        for part in folder.path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            match rustix::fs::mkdirat(&place, part, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            place = rustix::fs::openat(&place, part, step_flags, Mode::empty())?;
+        }
+        match rustix::fs::renameat_with(within, name, &place, name, RenameFlags::NOREPLACE) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Opens a folder beneath the target.
@@ -98,6 +138,7 @@ impl Target {
 
     /// Waits until the file system of the target has written everything.
     pub(super) fn sync(&self) -> Result<(), ExtractError> {
+        // What is kept lies on the same file system: it was renamed.
         rustix::fs::syncfs(&self.root).map_err(|errno| ExtractError::target("make durable", b"", errno))
     }
 }
@@ -159,7 +200,7 @@ pub(super) fn path_through(folder: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
 }
 
 /// Removes whatever is under a name, with all that is in it, without following anything.
-pub(super) fn remove(folder: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<()> {
+fn remove(folder: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<()> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => std::fs::remove_dir_all(path_through(folder, name)),
@@ -179,7 +220,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), folder.path().join("out")).unwrap();
         std::os::unix::fs::symlink("real", folder.path().join("in")).unwrap();
         std::os::unix::fs::symlink(outside.path(), folder.path().join("real/out")).unwrap();
-        let target = Target::prepare(folder.path(), true).unwrap();
+        let target = Target::prepare(folder.path(), Some(&Delta::Remove)).unwrap();
         for path in ["..", "out", "in", "real/out", "real/../..", "/", "/etc", "real/inner/../../.."] {
             assert!(target.open_folder(path.as_bytes(), OFlags::PATH).is_err(), "{path} was opened");
             let relative = path.trim_start_matches('/');
@@ -203,14 +244,17 @@ mod tests {
     #[test]
     fn a_target_with_content_is_refused_unless_asked_for() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(Target::prepare(folder.path(), false).is_ok());
-        assert!(Target::prepare(&folder.path().join("new/inner"), false).is_ok());
-        let error = Target::prepare(folder.path(), false).unwrap_err();
+        assert!(Target::prepare(folder.path(), None).is_ok());
+        assert!(Target::prepare(&folder.path().join("new/inner"), None).is_ok());
+        let error = Target::prepare(folder.path(), None).unwrap_err();
         assert_eq!(error.code().to_string(), "HF-2012");
-        assert!(Target::prepare(folder.path(), true).is_ok());
+        assert!(Target::prepare(folder.path(), Some(&Delta::Remove)).is_ok());
         std::fs::write(folder.path().join("file"), b"").unwrap();
         assert_eq!(
-            Target::prepare(&folder.path().join("file"), true).unwrap_err().code().to_string(),
+            Target::prepare(&folder.path().join("file"), Some(&Delta::Remove))
+                .unwrap_err()
+                .code()
+                .to_string(),
             "HF-2012"
         );
     }
@@ -223,7 +267,7 @@ mod tests {
         std::fs::create_dir_all(folder.path().join("dir/inner")).unwrap();
         std::os::unix::fs::symlink(outside.path(), folder.path().join("dir/inner/link")).unwrap();
         std::os::unix::fs::symlink(outside.path(), folder.path().join("link")).unwrap();
-        let target = Target::prepare(folder.path(), true).unwrap();
+        let target = Target::prepare(folder.path(), Some(&Delta::Remove)).unwrap();
         for name in ["link", "dir", "absent"] {
             remove(target.root.as_fd(), name.as_bytes()).unwrap();
         }

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::ExtractError;
 use super::batch::Item;
 use super::metadata::{Applier, Before};
-use super::target::{self, FolderCache};
+use super::target::{FolderCache, Target};
 
 /// Pieces in which zeros are looked for.
 const PIECE_BYTES: usize = 4096;
@@ -52,6 +52,7 @@ impl FileState {
 
 /// What the threads that write share.
 pub(super) struct Writer<'w> {
+    pub(super) target: &'w Target,
     pub(super) applier: Applier<'w>,
     pub(super) open_files: AtomicUsize,
 }
@@ -114,7 +115,8 @@ impl Writer<'_> {
             return Ok((Arc::clone(file), true));
         }
         let folder = folders.get(&item.folder)?;
-        let file = if state.in_place || open.created { reopen(folder, item)? } else { create(folder, item)? };
+        let file =
+            if state.in_place || open.created { reopen(folder, item)? } else { self.create(folder, item)? };
         open.created = true;
         let file = Arc::new(file);
         // Most files have one blob and are finished at once. Of the others a limited number stays open.
@@ -128,6 +130,17 @@ impl Writer<'_> {
         Ok((file, keep))
     }
 
+    /// Something else may stand under the name in an existing target: it makes way.
+    fn create(&self, folder: BorrowedFd<'_>, item: &Item) -> Result<File, ExtractError> {
+        if item.exists {
+            self.target
+                .make_way(folder, &item.folder, &item.node.name)
+                .map_err(|error| ExtractError::target("replace", &item.path(), error))?;
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open_with(folder, item, flags)
+    }
+
     fn finish(&self, file: &File, item: &Item, state: &FileState) -> Result<(), ExtractError> {
         // A file that is kept may have been longer; one that ends with a hole is too short.
         if state.in_place || state.holes.load(Ordering::Relaxed) {
@@ -139,16 +152,6 @@ impl Writer<'_> {
         self.applier.tally.progress.files.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// Something else may stand under the name in an existing target: it makes way.
-fn create(folder: BorrowedFd<'_>, item: &Item) -> Result<File, ExtractError> {
-    if item.exists {
-        target::remove(folder, &item.node.name)
-            .map_err(|error| ExtractError::target("replace", &item.path(), error))?;
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    open_with(folder, item, flags)
 }
 
 /// A file that this restore created before, or found and changes in place.

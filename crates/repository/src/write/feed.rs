@@ -18,7 +18,7 @@ use super::options::{
 use super::past::{PastTrees, is_unchanged};
 use super::shared::{Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
 use super::sink_thread::SinkThread;
-use super::worker::{FileJob, Job, JobContents, Worker, WorkerChannels, send_pack};
+use super::worker::{FileJob, FileToRead, Job, JobContents, Worker, WorkerChannels, send_pack};
 use crate::chunker::fixed_chunk_bytes;
 use crate::error::RepositoryError;
 use crate::id::{BlobId, BlobType};
@@ -235,11 +235,17 @@ impl SnapshotWriter {
                     self.add_known(folder, name, metadata, content, fingerprint);
                     Ok(())
                 }
-                None => self.read_later(folder, name, metadata, file, (Cutting::ByContent, fingerprint)),
+                None => {
+                    let identity = FileIdentity { device_id: metadata.device_id, inode: metadata.inode };
+                    let identity = Some(identity).filter(|identity| identity.inode != 0);
+                    let file = FileToRead { path: file, identity, cutting: Cutting::ByContent };
+                    self.read_later(folder, name, metadata, fingerprint, file)
+                }
             },
             WriteContent::Pages { path: file, page_bytes } => {
                 let cutting = Cutting::Fixed(fixed_chunk_bytes(metadata.size, page_bytes));
-                self.read_later(folder, name, metadata, file, (cutting, fingerprint))
+                let file = FileToRead { path: file, identity: None, cutting };
+                self.read_later(folder, name, metadata, fingerprint, file)
             }
             WriteContent::Stream(stream) => {
                 self.add_stream(folder, &path, metadata, stream, Cutting::ByContent)
@@ -362,17 +368,15 @@ impl SnapshotWriter {
         folder: usize,
         name: &[u8],
         metadata: NodeMetadata,
-        path: PathBuf,
-        (cutting, fingerprint): (Cutting, Fingerprint),
+        fingerprint: Fingerprint,
+        file: FileToRead,
     ) -> Result<(), Failed> {
         let size = metadata.size;
-        let identity = FileIdentity { device_id: metadata.device_id, inode: metadata.inode };
-        let identity = Some(identity).filter(|identity| identity.inode != 0);
         let ticket = self.folders.wait(folder, name, metadata, fingerprint);
         if size >= JOB_BYTES {
             self.send_job()?;
         }
-        self.job.push(FileJob { ticket, path, identity, cutting });
+        self.job.push(FileJob { ticket, file });
         self.job_bytes += size;
         if self.job_bytes >= JOB_BYTES || self.job.len() >= JOB_FILES {
             self.send_job()?;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::options::{FileIdentity, WriteCounters};
 use super::shared::{BUFFER_BYTES, Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
+use super::worker::FileToRead;
 use crate::id::{BlobId, BlobType};
 
 /// Files of this size and more are announced to the system as read from front to back.
@@ -76,19 +77,18 @@ impl Fill {
     /// not been sent; the rest is garbage that no tree refers to.
     pub(super) fn read_file(
         &mut self,
-        path: &Path,
-        identity: Option<FileIdentity>,
-        cutting: Cutting,
+        file: &FileToRead,
         pipeline: &mut impl Pipeline,
     ) -> Result<ReadContent, ReadFailed> {
+        let FileToRead { path, identity, cutting } = file;
         let (filled, chunks) = (self.filled, self.chunks.len());
         let gate = pipeline.shared().gate.as_ref();
-        let pass = gate.zip(identity).map(|(gate, identity)| gate.pass(identity)).transpose();
+        let pass = gate.zip(*identity).map(|(gate, identity)| gate.pass(identity)).transpose();
         // Declared before the file, hence dropped after it is closed.
         let _pass = pass.map_err(|reason| ReadFailed::Source(io::Error::other(reason)))?;
-        let (mut file, size) = open_regular(path, identity).map_err(ReadFailed::Source)?;
+        let (mut file, size) = open_regular(path, *identity).map_err(ReadFailed::Source)?;
         let mut content = ReadContent::default();
-        let read = self.read(&mut file, Some(size), cutting, &mut content, pipeline);
+        let read = self.read(&mut file, Some(size), *cutting, &mut content, pipeline);
         if read.is_err() {
             if self.chunks.len() >= chunks && self.filled >= filled {
                 self.chunks.truncate(chunks);

@@ -186,6 +186,22 @@ fn pages_are_cut_at_fixed_places() {
 }
 
 #[test]
+fn pages_may_be_read_from_a_copy_of_the_file_that_the_metadata_tell_of() {
+    let house = House::new();
+    let sink = house.sink();
+    let (original, copy) = (house.file("original", b"old"), house.file("copy", &noise(4, 100_000)));
+    let mut entry = file("pages", &original);
+    entry.metadata.size = 100_000;
+    entry.content = WriteContent::Pages { path: copy, page_bytes: 4096 };
+    let mut writer = house.writer(Arc::clone(&sink) as _);
+    writer.add(entry).unwrap();
+    let (root, written) = writer.finish(Vec::new(), TIME).unwrap();
+    house.runtime.block_on(sink.save_index()).unwrap();
+    assert!(written.unreadable.is_empty(), "{:?}", written.unreadable);
+    assert_eq!(house.content(root, "pages"), noise(4, 100_000));
+}
+
+#[test]
 fn equal_content_is_stored_once() {
     let house = House::new();
     let sink = house.sink();

@@ -15,13 +15,20 @@ use crate::error::RepositoryError;
 use crate::id::BlobType;
 use crate::pack::{PackBuilder, SealedPack};
 
+/// How much the threads for processor work stand back: a third of the share of a thread that does not.
+const NICENESS: i32 = 5;
+
 /// Files to be read, one after the other.
 pub(super) type Job = Vec<FileJob>;
 
 pub(super) struct FileJob {
     pub(super) ticket: Ticket,
+    pub(super) file: FileToRead,
+}
+
+pub(super) struct FileToRead {
     pub(super) path: PathBuf,
-    /// Which file it was when its metadata were read.
+    /// Which file it was when its metadata were read; `None` when those are of another file, of which it is a copy.
     pub(super) identity: Option<FileIdentity>,
     pub(super) cutting: Cutting,
 }
@@ -71,6 +78,9 @@ impl Worker {
     /// Works until there is nothing left to do, or the writer stops.
     pub(super) fn run(mut self) {
         let _guard = PanicGuard(Arc::clone(&self.shared));
+        // Counts of this thread alone on Linux. What feeds the workers, and the database beside which they run, goes
+        // first. A system that does not allow it loses only that.
+        let _ = rustix::process::nice(NICENESS);
         // What stopped the writer is kept in `shared`.
         let _ = self.work();
     }
@@ -104,7 +114,7 @@ impl Worker {
         let mut fill = Fill::new(self)?;
         let mut contents = Vec::with_capacity(job.len());
         for file in job {
-            let content = match fill.read_file(&file.path, file.identity, file.cutting, self) {
+            let content = match fill.read_file(&file.file, self) {
                 Ok(content) => Ok(content),
                 Err(ReadFailed::Source(error)) => Err(error.to_string()),
                 Err(ReadFailed::Stopped) => return Err(Stopped),

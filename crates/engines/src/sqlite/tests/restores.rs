@@ -13,6 +13,7 @@ fn order(placement: Placement, only: &[&str]) -> RestoreOrder {
     RestoreOrder {
         placement,
         only: only.iter().map(|&name| name.to_owned()).collect(),
+        stamp: "20261121T120000Z".to_owned(),
         snapshot_short: "1a2b3c4d".to_owned(),
         allowed_paths: Vec::new(),
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::reader::fixture::{ResticRepository, reader_of};
 
 fn delta() -> ExtractOptions {
-    ExtractOptions { delta: true, ..options() }
+    ExtractOptions { delta: Some(Delta::Remove), ..options() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,6 +41,38 @@ async fn a_folder_becomes_equal_again_and_what_matches_is_kept() {
     assert!(report.bytes_written < full.bytes_written / 2, "{} bytes were written", report.bytes_written);
     // The file, the folder with what is in it, and the dangling link.
     assert_eq!(report.removed, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_way_is_kept_under_its_path_when_that_is_asked_for() {
+    let source = tempfile::tempdir().unwrap();
+    picture::make_everything(source.path());
+    let restic = ResticRepository::new();
+    restic.back_up(source.path());
+    let repository = restic.open().await;
+    let (_, tree) = restic.tree_of(&repository, source.path()).await;
+    let reader = reader_of(&repository).await;
+    let target = tempfile::tempdir().unwrap();
+    let (folder, kept) = (target.path().join("live"), target.path().join("live_before_x"));
+    let full = extract(&reader, tree, &folder, &options()).await.unwrap();
+    spoil(&folder);
+    let spoilt = std::fs::read(folder.join("a/b/c/big")).unwrap();
+    let several = std::fs::read(folder.join("many/201")).unwrap();
+
+    let keep = ExtractOptions { delta: Some(Delta::Keep(kept.clone())), ..options() };
+    let report = extract(&reader, tree, &folder, &keep).await.unwrap();
+    picture::assert_same(source.path(), &folder);
+    assert!(report.bytes_kept > 0 && report.bytes_written < full.bytes_written, "{report:?}");
+    assert!(std::fs::read(kept.join("a/b/c/big")).unwrap() == spoilt);
+    assert!(std::fs::read(kept.join("many/201")).unwrap() == several);
+    assert_eq!(std::fs::read(kept.join("many/203/inner")).unwrap(), b"x");
+    // What matched is not there.
+    assert!(!kept.join("many/7").exists());
+
+    // The folder for what makes way is made by the restore that uses it.
+    let error = extract(&reader, tree, &folder, &keep).await.unwrap_err();
+    assert_eq!(error.code().to_string(), "HF-2014", "{error}");
+    picture::assert_same(source.path(), &folder);
 }
 
 /// Everything that can have happened to a folder.

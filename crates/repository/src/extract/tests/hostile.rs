@@ -30,7 +30,7 @@ async fn a_prepared_target_does_not_lead_outside() {
     std::os::unix::fs::symlink(outside.path(), target.path().join("folder")).unwrap();
     std::os::unix::fs::symlink(outside.path().join("file"), target.path().join("link to file")).unwrap();
     std::os::unix::fs::symlink(outside.path(), target.path().join("extra")).unwrap();
-    let delta = ExtractOptions { delta: true, ..options() };
+    let delta = ExtractOptions { delta: Some(Delta::Remove), ..options() };
     extract(&fixture.reader().await, root, target.path(), &delta).await.unwrap();
 
     assert_eq!(std::fs::read(outside.path().join("file")).unwrap(), b"canary");
@@ -55,7 +55,7 @@ async fn a_hard_linked_file_of_the_target_is_not_changed_through() {
     fixture.finish(root).await;
     let target = tempfile::tempdir_in(outside.path()).unwrap();
     std::fs::hard_link(&canary, target.path().join("file")).unwrap();
-    let delta = ExtractOptions { delta: true, ..options() };
+    let delta = ExtractOptions { delta: Some(Delta::Remove), ..options() };
     extract(&fixture.reader().await, root, target.path(), &delta).await.unwrap();
     assert!(std::fs::read(&canary).unwrap() == old, "the other name was changed");
     old[1_000_000..].fill(2);
