@@ -1,6 +1,6 @@
-//! What the index of blobs costs, beside the same in sled: `blob_index_cost FOLDER BLOBS`.
+//! What the index of blobs costs, beside the same in sled and in memory: `blob_index_cost FOLDER BLOBS [ours]`.
 //!
-//! Fills both with so many blobs, then enters 70,000 more, and asks for those and for as many unknown ones. Prints
+//! Fills each with so many blobs, then enters 70,000 more, and asks for those and for as many unknown ones. Prints
 //! processor and wall time for each, the size of the files and the memory of the process. Build it optimised.
 
 use std::io::Write as _;
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use holdfast_controller::store::blob_index::{BlobIndex, BlobIndexSettings, DiskBlobIndex};
 use holdfast_repository::id::{BlobId, BlobType, PackId};
+use holdfast_repository::index::MemoryIndex;
 use holdfast_repository::pack::PackEntry;
 use holdfast_runtime::{Shutdown, TaskGroup};
 
@@ -19,10 +20,16 @@ const QUESTION_BLOBS: u64 = 1_000;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, blobs] = &arguments[..] else { anyhow::bail!("usage: blob_index_cost FOLDER BLOBS") };
+    let [folder, blobs, only @ ..] = &arguments[..] else {
+        anyhow::bail!("usage: blob_index_cost FOLDER BLOBS [ours]")
+    };
     let blobs: u64 = blobs.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(ours(&Path::new(folder).join("ours"), blobs))?;
+    if !only.is_empty() {
+        return Ok(());
+    }
+    in_memory(blobs)?;
     in_sled(&Path::new(folder).join("sled"), blobs)
 }
 
@@ -90,7 +97,31 @@ async fn ours(folder: &Path, blobs: u64) -> anyhow::Result<()> {
     }
     meter.print("ours: ask, old", ROUND_BLOBS.min(blobs))?;
     index.close().await?;
+    drop(index);
+    let meter = Meter::start();
+    let index = DiskBlobIndex::open(BlobIndexSettings::new(folder, None), &tasks)?;
+    meter.print("ours: open again", blobs)?;
+    anyhow::ensure!(index.is_complete() && index.counts().1 == blobs + ROUND_BLOBS);
     sizes(folder)
+}
+
+fn in_memory(blobs: u64) -> anyhow::Result<()> {
+    let meter = Meter::start();
+    let mut index = MemoryIndex::new();
+    packs(0..blobs).for_each(|(pack, entries)| index.insert_pack(pack, &entries));
+    meter.print("memory: fill", blobs)?;
+    let meter = Meter::start();
+    packs(blobs..blobs + ROUND_BLOBS).for_each(|(pack, entries)| index.insert_pack(pack, &entries));
+    meter.print("memory: enter", ROUND_BLOBS)?;
+    for (what, start) in [("memory: known", blobs), ("memory: unknown", 1 << 40), ("memory: old", 0)] {
+        let meter = Meter::start();
+        let known =
+            questions(start..start + ROUND_BLOBS.min(blobs)).flatten().filter_map(|id| index.get(&id));
+        let known = known.count();
+        meter.print(what, ROUND_BLOBS.min(blobs))?;
+        anyhow::ensure!((known > 0) == (start != 1 << 40));
+    }
+    print_memory("memory")
 }
 
 fn in_sled(folder: &Path, blobs: u64) -> anyhow::Result<()> {
@@ -134,10 +165,15 @@ fn sizes(folder: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         bytes += entry?.metadata()?.len();
     }
+    writeln!(std::io::stdout(), "{}: {} MiB", folder.display(), bytes >> 20)?;
+    print_memory(&folder.display().to_string())
+}
+
+fn print_memory(what: &str) -> anyhow::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let memory = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
     let memory: Vec<&str> = memory.collect();
-    writeln!(std::io::stdout(), "{}: {} MiB; {}", folder.display(), bytes >> 20, memory.join("; "))?;
+    writeln!(std::io::stdout(), "{what}: {}", memory.join("; "))?;
     Ok(())
 }
 

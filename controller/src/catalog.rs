@@ -158,6 +158,10 @@ impl Catalog {
     /// Those of the repository and the state. A damaged snapshot object is left out and logged.
     pub async fn sync(&self, repository: &Arc<OpenRepository>) -> Result<Synced, Failure> {
         let fail = |error: holdfast_repository::RepositoryError| repository_failure(&repository.name, &error);
+        if let Err(failure) = repository.update_index().await {
+            // The catalog does not need it; whoever asks for blobs is told.
+            tracing::warn!(repository = %repository.name, %failure, "the index could not be brought up to date");
+        }
         let ids = repository.repository().snapshot_ids().await.map_err(fail)?;
         let mut synced = Synced { snapshots: ids.len(), ..Synced::default() };
         let present: BTreeSet<SnapshotId> = ids.iter().map(|id| SnapshotId(*id.as_bytes())).collect();

@@ -22,7 +22,9 @@ struct OpenSource(Arc<OpenRepository>);
 #[async_trait]
 impl BlobSource for OpenSource {
     async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        Ok(self.0.locate(ids.iter().copied()).into_iter().map(|place| place.map(Into::into)).collect())
+        let places = self.0.locate(ids).await;
+        let places = places.map_err(|failure| RepositoryError::sink(failure.code, failure))?;
+        Ok(places.into_iter().map(|place| place.map(Into::into)).collect())
     }
 
     async fn read(&self, pack: PackId, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {

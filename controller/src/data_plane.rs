@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use holdfast_model::ids::{AgentName, Attempt, RepositoryName, RunId, SnapshotId, SourceName};
 use holdfast_model::manifest::Manifest;
 use holdfast_model::run::{Run, RunSpec, SnapshotType};
@@ -208,7 +210,7 @@ impl DataPlane {
         request: &v1::CommitSnapshotRequest,
     ) -> Result<(), Failure> {
         let tree = BlobId::from_bytes(id_bytes("tree_id", &request.tree_id)?);
-        if repository.locate(std::iter::once(tree))[0].is_some() {
+        if repository.locate(&[tree]).await?[0].is_some() {
             return Ok(());
         }
         Err(Failure::new(ErrorCode::ObjectMissing, format!("the root tree {tree} was never stored"))
@@ -274,7 +276,7 @@ impl DataPlane {
         agent: AgentName,
         mut questions: Streaming<Q>,
         read: fn(Q) -> (Option<v1::RunRef>, bytes::Bytes),
-        answer: fn(&OpenRepository, &[u8]) -> A,
+        answer: fn(Arc<OpenRepository>, bytes::Bytes) -> BoxFuture<'static, Result<A, Failure>>,
     ) -> Result<ReceiverStream<Result<A, Status>>, Failure>
     where
         Q: Send + 'static,
@@ -289,7 +291,10 @@ impl DataPlane {
         self.core.tasks.spawn("answer lookups", OnEnd::Isolated, async move {
             let mut next = Some(ids);
             while let Some(ids) = next {
-                let reply = check_ids(&core, run, &agent, &ids).map(|()| answer(&repository, &ids));
+                let reply = match check_ids(&core, run, &agent, &ids) {
+                    Ok(()) => answer(repository.clone(), ids).await,
+                    Err(failure) => Err(failure),
+                };
                 let ended = reply.is_err();
                 if sender.send(reply.map_err(|failure| to_status(&failure))).await.is_err() || ended {
                     return;
@@ -356,9 +361,8 @@ fn check_ids(
     Ok(())
 }
 
-fn ids_of(bytes: &[u8]) -> impl Iterator<Item = BlobId> + '_ {
-    let (ids, _) = bytes.as_chunks::<32>();
-    ids.iter().map(|id| BlobId::from_bytes(*id))
+fn ids_of(bytes: &[u8]) -> Vec<BlobId> {
+    bytes.as_chunks::<32>().0.iter().map(|id| BlobId::from_bytes(*id)).collect()
 }
 
 fn read_entries(header: &v1::PackHeader) -> Result<Vec<PackEntry>, Failure> {
@@ -383,17 +387,23 @@ fn read_entries(header: &v1::PackHeader) -> Result<Vec<PackEntry>, Failure> {
     Ok(entries)
 }
 
-fn known_bits(repository: &OpenRepository, ids: &[u8]) -> v1::LookupBlobsResponse {
-    let known = repository.known(ids_of(ids));
+async fn known_bits(
+    repository: Arc<OpenRepository>,
+    ids: bytes::Bytes,
+) -> Result<v1::LookupBlobsResponse, Failure> {
+    let known = repository.known(&ids_of(&ids)).await?;
     let mut bits = vec![0u8; known.len().div_ceil(8)];
     for (index, _) in known.iter().enumerate().filter(|(_, known)| **known) {
         bits[index / 8] |= 1 << (index % 8);
     }
-    v1::LookupBlobsResponse { known: bits.into() }
+    Ok(v1::LookupBlobsResponse { known: bits.into() })
 }
 
-fn places(repository: &OpenRepository, ids: &[u8]) -> v1::LocateBlobsResponse {
-    let places = repository.locate(ids_of(ids)).into_iter().map(|place| match place {
+async fn places(
+    repository: Arc<OpenRepository>,
+    ids: bytes::Bytes,
+) -> Result<v1::LocateBlobsResponse, Failure> {
+    let places = repository.locate(&ids_of(&ids)).await?.into_iter().map(|place| match place {
         None => v1::BlobPlace::default(),
         Some(place) => v1::BlobPlace {
             pack_id: place.pack.as_bytes().to_vec(),
@@ -403,7 +413,7 @@ fn places(repository: &OpenRepository, ids: &[u8]) -> v1::LocateBlobsResponse {
             is_tree: place.entry.blob_type == BlobType::Tree,
         },
     });
-    v1::LocateBlobsResponse { places: places.collect() }
+    Ok(v1::LocateBlobsResponse { places: places.collect() })
 }
 
 #[tonic::async_trait]
@@ -426,8 +436,14 @@ impl DataService for DataPlane {
         request: Request<Streaming<v1::LookupBlobsRequest>>,
     ) -> Result<Response<Self::LookupBlobsStream>, Status> {
         let agent = agent_of(&request)?;
-        let answers =
-            self.answer_ids(agent, request.into_inner(), |asked| (asked.run, asked.ids), known_bits).await;
+        let answers = self
+            .answer_ids(
+                agent,
+                request.into_inner(),
+                |asked| (asked.run, asked.ids),
+                |repository, ids| known_bits(repository, ids).boxed(),
+            )
+            .await;
         answers.map(Response::new).map_err(|failure| to_status(&failure))
     }
 
@@ -436,8 +452,14 @@ impl DataService for DataPlane {
         request: Request<Streaming<v1::LocateBlobsRequest>>,
     ) -> Result<Response<Self::LocateBlobsStream>, Status> {
         let agent = agent_of(&request)?;
-        let answers =
-            self.answer_ids(agent, request.into_inner(), |asked| (asked.run, asked.ids), places).await;
+        let answers = self
+            .answer_ids(
+                agent,
+                request.into_inner(),
+                |asked| (asked.run, asked.ids),
+                |repository, ids| places(repository, ids).boxed(),
+            )
+            .await;
         answers.map(Response::new).map_err(|failure| to_status(&failure))
     }
 

@@ -443,7 +443,7 @@ struct OpenSink(Arc<OpenRepository>);
 #[async_trait]
 impl BlobSink for OpenSink {
     async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
-        Ok(self.0.known(ids.iter().copied()))
+        self.0.known(ids).await.map_err(|failure| RepositoryError::sink(failure.code, failure))
     }
 
     async fn put_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {

@@ -9,7 +9,7 @@
 //! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
-//! | repositories | [`repositories`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
+//! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
 pub mod access;
 pub mod agents;
@@ -30,6 +30,7 @@ pub mod pki;
 pub mod reaper;
 pub mod records;
 pub mod repositories;
+pub mod repository_index;
 pub mod run_lifecycle;
 pub mod run_logs;
 pub mod secrets;
@@ -205,7 +206,12 @@ async fn build(
         agents: Agents::new(records.clone()),
         definitions: Definitions::load(records.clone()).await?,
         catalog: Catalog::new(records.clone()),
-        repositories: Repositories::new(Secrets::from_process(), clock.clone()),
+        repositories: Repositories::new(
+            Secrets::from_process(),
+            clock.clone(),
+            config.data_dir.join("blobs"),
+            tasks.clone(),
+        ),
         authority,
         records,
         data_dir: config.data_dir.clone(),
@@ -254,6 +260,7 @@ impl RunningController {
     /// When the state could not be closed.
     pub async fn until_stopped(self) -> Result<holdfast_runtime::Ending, Failure> {
         let ending = self.shutdown.drain(&self.core.tasks, STOP_GRACE).await;
+        self.core.repositories.close().await;
         self.store.close().await.map_err(|error| store_failure(&error))?;
         Ok(ending)
     }

@@ -1,9 +1,10 @@
 //! The repositories that this controller holds open: storage, keys and the index of their blobs.
 //!
-//! What locks what: `open` is held only while a repository is looked up or opened; each repository has a lock on its
-//! index in memory, held for moments, and a turn that orders the writing of index objects.
+//! What locks what: a [`Slot`] is held only while its repository is looked up or opened; what guards the index is in
+//! [`crate::repository_index`].
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -15,26 +16,31 @@ use holdfast_model::secret::SecretRef;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
 use holdfast_repository::id::{BlobId, PackId};
-use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
+use holdfast_repository::index::BlobLocation;
 use holdfast_repository::key_slot::{KeyOrigin, ScryptCost};
 use holdfast_repository::pack::PackEntry;
 use holdfast_repository::storage::location::{Location, LocationOptions};
 use holdfast_repository::storage::{ObjectStore, StorageError, StorageErrorKind};
 use holdfast_repository::{CreateOptions, Repository, RepositoryError};
-use holdfast_runtime::SharedClock;
-use parking_lot::{Mutex, RwLock};
+use holdfast_runtime::{SharedClock, TaskGroup};
+use parking_lot::Mutex;
 
+use crate::repository_index::RepositoryIndex;
 use crate::secrets::Secrets;
-
-/// Packs that may be durable but in no index object before one is written on the way.
-const UNINDEXED_PACKS_MAX: usize = 64;
 
 /// The repositories held open.
 pub struct Repositories {
     secrets: Secrets,
     clock: SharedClock,
-    open: tokio::sync::Mutex<HashMap<RepositoryName, Arc<OpenRepository>>>,
+    index_folder: PathBuf,
+    tasks: TaskGroup,
+    open: Mutex<HashMap<RepositoryName, Slot>>,
+    /// By the name of their folder.
+    indexes: Mutex<HashMap<String, Arc<RepositoryIndex>>>,
 }
+
+/// An open repository, or the turn of the one who opens it: one that does not answer delays no other.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<OpenRepository>>>>;
 
 /// One open repository.
 pub struct OpenRepository {
@@ -43,9 +49,7 @@ pub struct OpenRepository {
     /// As it was declared when it was opened.
     pub spec: RepositorySpec,
     repository: Repository,
-    index: RwLock<MemoryIndex>,
-    unindexed: Mutex<Vec<IndexPack>>,
-    index_turn: tokio::sync::Mutex<()>,
+    index: Arc<RepositoryIndex>,
 }
 
 /// The error of a repository as callers see it.
@@ -59,13 +63,14 @@ pub fn storage_failure(name: &RepositoryName, error: &StorageError) -> Failure {
 }
 
 impl Repositories {
-    /// No repository is open yet.
-    pub fn new(secrets: Secrets, clock: SharedClock) -> Self {
-        Self { secrets, clock, open: tokio::sync::Mutex::default() }
+    /// No repository is open yet. Their indexes are kept in a folder.
+    pub fn new(secrets: Secrets, clock: SharedClock, index_folder: PathBuf, tasks: TaskGroup) -> Self {
+        let (open, indexes) = (Mutex::default(), Mutex::default());
+        Self { secrets, clock, index_folder, tasks, open, indexes }
     }
 
-    /// The repository of a definition, opened if it was not. Opening costs the derivation of the key (0.2 s) and the
-    /// reading of its index.
+    /// The repository of a definition, opened if it was not. Opening costs the derivation of the key (0.2 s), two
+    /// listings, and the reading of the index objects that are not known yet.
     ///
     /// # Errors
     /// Those of secrets, storage and repository: `HF-1006`, `HF-3001`, `HF-3003`, `HF-3008`, …
@@ -74,8 +79,9 @@ impl Repositories {
         name: &RepositoryName,
         spec: &RepositorySpec,
     ) -> Result<Arc<OpenRepository>, Failure> {
-        let mut open = self.open.lock().await;
-        if let Some(found) = open.get(name).filter(|found| found.spec == *spec) {
+        let slot = self.open.lock().entry(name.clone()).or_default().clone();
+        let mut open = slot.lock().await;
+        if let Some(found) = open.as_ref().filter(|found| found.spec == *spec) {
             return Ok(found.clone());
         }
         let password = self.secrets.resolve(&spec.encryption.key).await?;
@@ -84,7 +90,7 @@ impl Repositories {
         let repository =
             Repository::open(store, &password).await.map_err(|error| repository_failure(name, &error))?;
         let opened = Arc::new(self.load(name, spec, repository).await?);
-        open.insert(name.clone(), opened.clone());
+        *open = Some(opened.clone());
         Ok(opened)
     }
 
@@ -119,9 +125,14 @@ impl Repositories {
         Ok((self.get(name, spec).await?, true))
     }
 
-    /// Forgets an open repository, so that the next use opens it anew.
-    pub async fn close(&self, name: &RepositoryName) {
-        self.open.lock().await.remove(name);
+    /// Closes every index, so that it need not be built anew when the machine starts again. Called at the end.
+    pub async fn close(&self) {
+        let indexes = std::mem::take(&mut *self.indexes.lock());
+        for (folder, index) in indexes {
+            if let Err(failure) = index.close().await {
+                tracing::warn!(folder, %failure, "the index of a repository was not closed in order");
+            }
+        }
     }
 
     fn location(&self, spec: &RepositorySpec) -> Result<Location, Failure> {
@@ -141,51 +152,41 @@ impl Repositories {
         Ok(options)
     }
 
-    /// Loads the index, and takes in packs that are durable but in no index object: those of a run that ended early.
+    /// Brings the index up to date. The first time, packs that are durable but in no index object are taken in: those of a
+    /// run that ended early.
     async fn load(
         &self,
         name: &RepositoryName,
         spec: &RepositorySpec,
         repository: Repository,
     ) -> Result<OpenRepository, Failure> {
-        let fail = |error: RepositoryError| repository_failure(name, &error);
-        let mut index = repository.load_index().await.map_err(fail)?;
-        let mut orphans = Vec::new();
-        {
-            let listed = repository.store().list(ObjectKind::Pack).await;
-            let mut packs = listed.map_err(|error| storage_failure(name, &error))?;
-            while let Some((object, _)) =
-                packs.try_next().await.map_err(|error| storage_failure(name, &error))?
-            {
-                if let ObjectName::Pack(pack) = object
-                    && !index.contains_pack(&pack)
-                {
-                    orphans.push(pack);
-                }
-            }
+        let index = self.index(spec, &repository)?;
+        let opened = OpenRepository { name: name.clone(), spec: spec.clone(), repository, index };
+        let read = opened.update_index().await?;
+        let adopted = opened.index.adopt_once(opened.adopt_packs()).await?;
+        let (packs, blobs) = opened.counts();
+        tracing::info!(repository = %name, packs, blobs, index_objects_read = read, adopted, "repository opened");
+        Ok(opened)
+    }
+
+    /// The index of a repository in its place. A copy of a repository has the same id but not the same packs, so the
+    /// place counts too.
+    fn index(&self, spec: &RepositorySpec, repository: &Repository) -> Result<Arc<RepositoryIndex>, Failure> {
+        use sha2::Digest as _;
+        let place = sha2::Sha256::new()
+            .chain_update(&spec.url)
+            .chain_update([0])
+            .chain_update(spec.endpoint.as_deref().unwrap_or_default())
+            .finalize();
+        let id = repository.config().id.to_string();
+        let folder = format!("{}-{}", &id[..16], hex::encode(&place[..4]));
+        let mut indexes = self.indexes.lock();
+        if let Some(index) = indexes.get(&folder) {
+            return Ok(index.clone());
         }
-        let mut unindexed = Vec::new();
-        for pack in orphans {
-            match repository.read_pack_header(pack).await {
-                Ok(entries) => {
-                    index.insert_pack(pack, &entries);
-                    unindexed.push(IndexPack { id: pack, entries });
-                }
-                // It is garbage until a snapshot needs it, and none does: nothing refers to what is in no index.
-                Err(error) => {
-                    tracing::warn!(repository = %name, %pack, %error, "a pack outside the index is damaged")
-                }
-            }
-        }
-        tracing::info!(repository = %name, blobs = index.len(), adopted = unindexed.len(), "repository opened");
-        Ok(OpenRepository {
-            name: name.clone(),
-            spec: spec.clone(),
-            repository,
-            index: RwLock::new(index),
-            unindexed: Mutex::new(unindexed),
-            index_turn: tokio::sync::Mutex::default(),
-        })
+        let index = Arc::new(RepositoryIndex::open(self.index_folder.join(&folder), &self.tasks)?);
+        indexes.insert(folder, index.clone());
+        Ok(index)
     }
 
     /// Resolves a secret of a definition; for doctor.
@@ -209,21 +210,61 @@ impl OpenRepository {
     }
 
     /// Which of these blobs it has.
-    pub fn known(&self, ids: impl Iterator<Item = BlobId>) -> Vec<bool> {
-        let index = self.index.read();
-        ids.map(|id| index.contains(&id)).collect()
+    ///
+    /// # Errors
+    /// When the index can not be read.
+    pub async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, Failure> {
+        self.index.known(self, ids).await
     }
 
     /// Where these blobs are.
-    pub fn locate(&self, ids: impl Iterator<Item = BlobId>) -> Vec<Option<BlobLocation>> {
-        let index = self.index.read();
-        ids.map(|id| index.get(&id)).collect()
+    ///
+    /// # Errors
+    /// When the index can not be read.
+    pub async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, Failure> {
+        self.index.locate(self, ids).await
     }
 
-    /// Numbers of packs and blobs.
-    pub fn counts(&self) -> (usize, usize) {
-        let index = self.index.read();
-        (index.packs().len(), index.len())
+    /// Numbers of packs and blobs; a blob counts for each pack that it is in.
+    pub fn counts(&self) -> (usize, u64) {
+        self.index.counts()
+    }
+
+    /// Reads the index objects that another program has added, and builds the index anew when it has removed some. Says
+    /// how many were read.
+    ///
+    /// # Errors
+    /// Those of the storage and of the state; `HF-3006` when an index object is damaged.
+    pub async fn update_index(&self) -> Result<usize, Failure> {
+        self.index.update(self).await
+    }
+
+    /// Takes in packs that are in no index object. Says how many.
+    async fn adopt_packs(&self) -> Result<usize, Failure> {
+        let failed = |error: StorageError| storage_failure(&self.name, &error);
+        let mut orphans = Vec::new();
+        let mut packs = self.store().list(ObjectKind::Pack).await.map_err(failed)?;
+        while let Some((object, _)) = packs.try_next().await.map_err(failed)? {
+            if let ObjectName::Pack(pack) = object
+                && !self.index.contains_pack(&pack)
+            {
+                orphans.push(pack);
+            }
+        }
+        let mut adopted = 0;
+        for pack in orphans {
+            match self.repository.read_pack_header(pack).await {
+                Ok(entries) => {
+                    self.index.add(self, pack, entries).await?;
+                    adopted += 1;
+                }
+                // It is garbage until a snapshot needs it, and none does: nothing refers to what is in no index.
+                Err(error) => {
+                    tracing::warn!(repository = %self.name, %pack, %error, "a pack outside the index is damaged");
+                }
+            }
+        }
+        Ok(adopted)
     }
 
     /// Begins to take a pack; nothing when it is there already.
@@ -231,7 +272,7 @@ impl OpenRepository {
     /// # Errors
     /// Those of the storage.
     pub async fn begin_pack(&self, pack: PackId, length: u64) -> Result<Option<PackUpload>, Failure> {
-        if self.index.read().contains_pack(&pack) {
+        if self.index.contains_pack(&pack) {
             return Ok(None);
         }
         match self.store().begin_put(&ObjectName::Pack(pack), length).await {
@@ -241,43 +282,21 @@ impl OpenRepository {
         }
     }
 
-    /// Enters a durable pack into the index in memory. On the way, an index object is written now and then, so that a
-    /// crash costs little.
+    /// Enters a durable pack. On the way, an index object is written now and then, so that a crash costs little.
     ///
     /// # Errors
-    /// Those of the storage, from writing an index object.
+    /// As for [`OpenRepository::flush_index`].
     pub async fn pack_is_durable(&self, pack: PackId, entries: Vec<PackEntry>) -> Result<(), Failure> {
-        let waiting = {
-            let mut index = self.index.write();
-            let mut unindexed = self.unindexed.lock();
-            if !index.contains_pack(&pack) {
-                index.insert_pack(pack, &entries);
-                unindexed.push(IndexPack { id: pack, entries });
-            }
-            unindexed.len()
-        };
-        if waiting >= UNINDEXED_PACKS_MAX { self.flush_index().await } else { Ok(()) }
+        self.index.add(self, pack, entries).await
     }
 
     /// Writes index objects for all packs that have none. When it returns, every pack that was durable before the call
     /// is in a durable index object.
     ///
     /// # Errors
-    /// Those of the storage; the packs stay to be indexed.
+    /// Those of the storage and of the state; the packs stay to be indexed.
     pub async fn flush_index(&self) -> Result<(), Failure> {
-        // Whoever comes second waits for the first, which may have taken his packs.
-        let _turn = self.index_turn.lock().await;
-        let packs = std::mem::take(&mut *self.unindexed.lock());
-        if packs.is_empty() {
-            return Ok(());
-        }
-        holdfast_runtime::fail_point::hit("controller-before-index");
-        if let Err(error) = self.repository.save_index(&packs).await {
-            self.unindexed.lock().extend(packs);
-            return Err(repository_failure(&self.name, &error));
-        }
-        holdfast_runtime::fail_point::hit("controller-after-index");
-        Ok(())
+        self.index.flush(self).await
     }
 }
 

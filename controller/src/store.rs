@@ -38,6 +38,12 @@ mod conformance;
 #[cfg(test)]
 mod tests;
 
+/// What tells this boot of the machine from the next.
+pub fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// The controller's durable state. Handed around as `Arc<dyn Store>`.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {

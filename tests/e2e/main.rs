@@ -12,6 +12,7 @@ mod documentation;
 mod error_pages;
 mod files;
 mod harness;
+mod index;
 mod kills;
 mod postgres;
 mod s3;

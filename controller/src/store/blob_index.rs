@@ -6,9 +6,11 @@
 //! background (`docs/adr/0010-blob-index-in-sorted-files.md` has the numbers, and why sled does not do here).
 //!
 //! In reading order: [`slot`] (one entry), [`segment`] (a sorted file), [`filter`], [`recent`] (what is not in a file
-//! yet), [`packs`] (numbers for packs), [`disk`] (all together).
+//! yet), [`packs`] (numbers for packs), [`disk`] (all together), [`entered`] (which
+//! index objects are in it).
 
 pub mod disk;
+pub mod entered;
 mod files;
 pub mod filter;
 mod merge;
@@ -28,6 +30,7 @@ use holdfast_repository::index::BlobLocation;
 use holdfast_repository::pack::PackEntry;
 
 pub use disk::{BlobIndexSettings, DiskBlobIndex};
+pub use entered::EnteredIndexes;
 
 /// The blobs of one repository. All calls take many at a time: one question for each blob would cost more than its
 /// answer.
@@ -52,13 +55,19 @@ pub trait BlobIndex: Send + Sync + std::fmt::Debug + 'static {
     /// The index cannot be written.
     async fn insert(&self, packs: Vec<(PackId, Vec<PackEntry>)>) -> Result<(), BlobIndexError>;
 
+    /// Whether a pack was entered and not forgotten since. From memory.
+    fn contains_pack(&self, pack: &PackId) -> bool;
+
+    /// How many packs there are, and how many blobs, counted once for each pack that they are in. From memory.
+    fn counts(&self) -> (usize, u64);
+
     /// Forgets packs: their blobs are unknown from now on, unless they are in other packs too.
     ///
     /// # Errors
     /// The index cannot be written.
     async fn remove_packs(&self, packs: Vec<PackId>) -> Result<(), BlobIndexError>;
 
-    /// Forgets everything; from now on the index is not complete.
+    /// Forgets everything, failures too; from now on the index is not complete.
     ///
     /// # Errors
     /// The index cannot be written.
@@ -96,8 +105,8 @@ pub enum BlobIndexError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// An earlier failure to write in the background; nothing more is taken.
-    #[error("the blob index can no longer be written")]
+    /// A failure to write, this one or an earlier one; nothing more is taken until the index is rebuilt.
+    #[error("the blob index can not be written")]
     Failed(#[source] Arc<BlobIndexError>),
     /// There are too many packs.
     #[error("the blob index cannot hold more than 2^31 packs")]

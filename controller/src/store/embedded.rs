@@ -54,13 +54,12 @@ pub struct StoreSettings {
 impl StoreSettings {
     /// 64 MiB segments, 64 MiB of cache, 400 days of journal, and the boot id of this machine.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         Self {
             folder: folder.into(),
             segment_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             journal_kept: Duration::from_secs(400 * 24 * 3600),
-            boot_id: boot_id.map(|text| text.trim().to_owned()),
+            boot_id: super::boot_id(),
         }
     }
 

@@ -9,10 +9,10 @@
 //! N.log       what is in no segment yet
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -88,10 +88,13 @@ struct Inner {
     signal: Mutex<Signal>,
     wake: Condvar,
     written_out: Condvar,
-    failure: OnceLock<Arc<BlobIndexError>>,
+    /// Why nothing more is taken until the index is rebuilt.
+    failure: Mutex<Option<Arc<BlobIndexError>>>,
     complete: AtomicBool,
     /// No file has had this number.
     next_file: AtomicU64,
+    worker: Mutex<Option<JoinHandle<()>>>,
+    lock: Mutex<Option<FolderLock>>,
 }
 
 /// The index of blobs in one folder. Close it with [`DiskBlobIndex::close`], or drop it, which waits for the disk.
@@ -99,8 +102,6 @@ struct Inner {
 pub struct DiskBlobIndex {
     inner: Arc<Inner>,
     tasks: TaskGroup,
-    worker: Mutex<Option<JoinHandle<()>>>,
-    _lock: FolderLock,
 }
 
 impl DiskBlobIndex {
@@ -141,9 +142,11 @@ impl DiskBlobIndex {
             signal: Mutex::default(),
             wake: Condvar::new(),
             written_out: Condvar::new(),
-            failure: OnceLock::new(),
+            failure: Mutex::default(),
             complete: AtomicBool::new(complete),
             next_file: AtomicU64::new(next_file),
+            worker: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
             settings,
         });
         let working = inner.clone();
@@ -151,28 +154,17 @@ impl DiskBlobIndex {
             .name("blob-index".to_owned())
             .spawn(move || working.work())
             .map_err(BlobIndexError::io("starting a thread", &inner.settings.folder))?;
-        Ok(Self { inner, tasks: tasks.clone(), worker: Mutex::new(Some(worker)), _lock: lock })
+        *inner.worker.lock() = Some(worker);
+        Ok(Self { inner, tasks: tasks.clone() })
     }
 
-    /// Writes everything out, so that the index survives even a loss of power afterwards.
+    /// Writes everything out, so that the index survives even a loss of power afterwards, and gives the folder free.
+    /// Nothing is entered any more.
     ///
     /// # Errors
     /// The file system refuses; the index then has to be rebuilt.
-    pub async fn close(self) -> Result<(), BlobIndexError> {
-        let tasks = self.tasks.clone();
-        let closing = tasks.spawn_blocking("close-blob-index", OnEnd::Isolated, move || self.close_now());
-        closing.join().await.map_err(|_| BlobIndexError::Closed)?
-    }
-
-    fn close_now(&self) -> Result<(), BlobIndexError> {
-        let Some(worker) = self.worker.lock().take() else { return Ok(()) };
-        self.inner.signal.lock().stop = true;
-        self.inner.wake.notify_all();
-        self.inner.written_out.notify_all();
-        if worker.join().is_err() {
-            tracing::error!("the thread of a blob index panicked");
-        }
-        self.inner.write_all_out()
+    pub async fn close(&self) -> Result<(), BlobIndexError> {
+        self.blocking(Inner::close).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -187,7 +179,7 @@ impl DiskBlobIndex {
 
 impl Drop for DiskBlobIndex {
     fn drop(&mut self) {
-        if let Err(error) = self.close_now() {
+        if let Err(error) = self.inner.close() {
             tracing::warn!(%error, "a blob index was not closed in order and has to be rebuilt");
         }
     }
@@ -212,7 +204,7 @@ impl BlobIndex for DiskBlobIndex {
     }
 
     async fn remove_packs(&self, packs: Vec<PackId>) -> Result<(), BlobIndexError> {
-        self.blocking(move |inner| inner.remove_packs(&packs.into_iter().collect())).await
+        self.blocking(move |inner| inner.remove_packs(&packs)).await
     }
 
     async fn begin_rebuild(&self) -> Result<(), BlobIndexError> {
@@ -221,6 +213,17 @@ impl BlobIndex for DiskBlobIndex {
 
     async fn finish_rebuild(&self) -> Result<(), BlobIndexError> {
         self.blocking(Inner::finish_rebuild).await
+    }
+
+    fn contains_pack(&self, pack: &PackId) -> bool {
+        self.inner.state.read().packs.contains(pack)
+    }
+
+    fn counts(&self) -> (usize, u64) {
+        let state = self.inner.state.read();
+        let frozen = state.frozen.as_ref().map_or(0, |(frozen, _)| frozen.len());
+        let segments: u64 = state.segments.iter().map(|segment| segment.slots()).sum();
+        (state.packs.len(), (state.recent.len() + frozen) as u64 + segments)
     }
 
     fn is_complete(&self) -> bool {
@@ -236,9 +239,22 @@ fn load(folder: &Path) -> Result<(State, Log, u64), BlobIndexError> {
     let newest = segment_files.iter().chain(&log_files).map(|(number, _)| *number).max().unwrap_or(0);
     let segments = segment_files.iter().map(|(_, path)| Segment::open(path).map(Arc::new));
     let segments = segments.collect::<Result<Vec<_>, _>>()?;
+    let removed = Removed::read(&folder.join("removed"))?;
+    let packs = Packs::open(&folder.join("packs"), &removed)?;
     let mut slots = Vec::new();
     for (_, path) in &log_files {
         Log::read(path, |slot| slots.push(slot))?;
+    }
+    // Packs are listed once their blobs are in the log. A crash may leave some there that are not, never the reverse.
+    slots.retain(|slot: &Slot| slot.pack() < packs.end());
+    let in_segments = segments.iter().map(|segment| segment.packs_end()).max().unwrap_or(0);
+    let in_logs = slots.iter().map(|slot| slot.pack() + 1).max().unwrap_or(0);
+    let damaged = |reason| Err(BlobIndexError::Damaged { path: folder.to_owned(), reason });
+    if packs.end() < in_segments.max(removed.end()) {
+        return damaged("the list of packs is too short");
+    }
+    if packs.end() > in_segments.max(removed.end()).max(in_logs) {
+        return damaged("the blobs of a pack are missing");
     }
     // One log again, without the torn end that the last one may have.
     let mut log = Log::begin(&file_path(folder, newest + 1, ".log"))?;
@@ -248,13 +264,7 @@ fn load(folder: &Path) -> Result<(State, Log, u64), BlobIndexError> {
     }
     let mut recent = Recent::default();
     slots.into_iter().for_each(|slot| recent.insert(slot));
-    let state = State {
-        recent,
-        frozen: None,
-        segments,
-        packs: Arc::new(Packs::open(&folder.join("packs"))?),
-        removed: Arc::new(Removed::read(&folder.join("removed"))?),
-    };
+    let state = State { recent, frozen: None, segments, packs: Arc::new(packs), removed: Arc::new(removed) };
     Ok((state, log, newest + 2))
 }
 
@@ -278,11 +288,20 @@ impl Inner {
     }
 
     fn usable(&self) -> Result<(), BlobIndexError> {
-        match self.failure.get() {
-            Some(error) => Err(BlobIndexError::Failed(error.clone())),
-            None if self.signal.lock().stop => Err(BlobIndexError::Closed),
-            None => Ok(()),
-        }
+        self.running()?;
+        self.failure.lock().clone().map_or(Ok(()), |error| Err(BlobIndexError::Failed(error)))
+    }
+
+    fn running(&self) -> Result<(), BlobIndexError> {
+        if self.signal.lock().stop { Err(BlobIndexError::Closed) } else { Ok(()) }
+    }
+
+    /// Takes nothing more until the index is rebuilt.
+    fn fail(&self, error: BlobIndexError) -> BlobIndexError {
+        self.complete.store(false, Ordering::Release);
+        let error = Arc::new(error);
+        self.failure.lock().get_or_insert_with(|| error.clone());
+        BlobIndexError::Failed(error)
     }
 
     /// The live slot of each blob, and the packs that their numbers belong to.
@@ -323,8 +342,8 @@ impl Inner {
         let mut names = HashMap::new();
         let mut location = |slot: Slot| -> Result<BlobLocation, BlobIndexError> {
             let name = match names.entry(slot.pack()) {
-                std::collections::hash_map::Entry::Occupied(known) => *known.get(),
-                std::collections::hash_map::Entry::Vacant(new) => *new.insert(packs.get(slot.pack())?),
+                hash_map::Entry::Occupied(known) => *known.get(),
+                hash_map::Entry::Vacant(new) => *new.insert(packs.get(slot.pack())?),
             };
             Ok(slot.location(name))
         };
@@ -334,18 +353,19 @@ impl Inner {
     fn insert(&self, mut packs: Vec<(PackId, Vec<PackEntry>)>) -> Result<(), BlobIndexError> {
         let mut log = self.writing.lock();
         self.usable()?;
-        let mut entered = self.entered(&packs)?;
-        packs.retain(|(pack, entries)| !entries.is_empty() && entered.insert(*pack));
+        let numbers = self.state.read().packs.clone();
+        let mut taken = HashSet::new();
+        packs.retain(|(pack, entries)| !entries.is_empty() && !numbers.contains(pack) && taken.insert(*pack));
         if packs.is_empty() {
             return Ok(());
         }
-        let numbers = self.state.read().packs.clone();
-        let first = numbers.add(packs.iter().map(|(pack, _)| *pack))?;
-        let slots: Vec<Slot> = (first..)
+        let slots: Vec<Slot> = (numbers.end()..)
             .zip(&packs)
             .flat_map(|(number, (_, entries))| entries.iter().map(move |entry| Slot::new(number, entry)))
             .collect();
-        log.append(&slots)?;
+        let names: Vec<PackId> = packs.iter().map(|(pack, _)| *pack).collect();
+        // In this order: a pack that is listed has all its blobs.
+        log.append(&slots).and_then(|()| numbers.add(&names)).map_err(|error| self.fail(error))?;
         let full = {
             let mut state = self.state.write();
             slots.into_iter().for_each(|slot| state.recent.insert(slot));
@@ -354,46 +374,11 @@ impl Inner {
         if full { self.freeze(&mut log) } else { Ok(()) }
     }
 
-    /// Which of the packs are in the index already: those whose first blob is known to lie in them.
-    fn entered(&self, packs: &[(PackId, Vec<PackEntry>)]) -> Result<HashSet<PackId>, BlobIndexError> {
-        let with_first = packs.iter().filter_map(|(pack, entries)| Some((*pack, entries.first()?.id)));
-        let (candidates, firsts): (Vec<PackId>, Vec<BlobId>) = with_first.unzip();
-        let known = self.find(&firsts)?.0;
-        let mut entered = HashSet::new();
-        for ((pack, first), _) in
-            candidates.iter().zip(&firsts).zip(&known).filter(|(_, slot)| slot.is_some())
-        {
-            if self.is_in_pack(first, pack)? {
-                entered.insert(*pack);
-            }
-        }
-        Ok(entered)
-    }
-
-    fn is_in_pack(&self, id: &BlobId, pack: &PackId) -> Result<bool, BlobIndexError> {
-        let state = self.state.read();
-        let mut failure = None;
-        let mut matches = |slot: &Slot| {
-            !state.removed.contains(slot.pack())
-                && state
-                    .packs
-                    .get(slot.pack())
-                    .map_err(|error| failure = Some(error))
-                    .is_ok_and(|name| name == *pack)
-        };
-        let mut known = state.recent.find(id, &mut matches).is_some();
-        known |= state.frozen.as_ref().is_some_and(|(frozen, _)| frozen.find(id, &mut matches).is_some());
-        for segment in &state.segments {
-            known |= segment.find(id, &mut BlockCache::default(), &mut matches)?.is_some();
-        }
-        failure.map_or(Ok(known), Err)
-    }
-
     /// Hands the recent slots to the thread that writes segments, once it is done with those before.
     fn freeze(&self, log: &mut Log) -> Result<(), BlobIndexError> {
         let mut signal = self.signal.lock();
         while self.state.read().frozen.is_some() {
-            if self.failure.get().is_some() || signal.stop {
+            if self.failure.lock().is_some() || signal.stop {
                 drop(signal);
                 return self.usable();
             }
@@ -431,7 +416,7 @@ impl Inner {
             let _maintenance = self.maintenance.lock();
             if let Err(error) = self.write_frozen().and_then(|()| self.merge()) {
                 tracing::error!(%error, "a blob index could not be written");
-                let _ = self.failure.set(Arc::new(error));
+                self.fail(error);
             }
             self.tell_writers();
         }
@@ -488,7 +473,7 @@ impl Inner {
         }
     }
 
-    fn remove_packs(&self, packs: &HashSet<PackId>) -> Result<(), BlobIndexError> {
+    fn remove_packs(&self, packs: &[PackId]) -> Result<(), BlobIndexError> {
         let _writing = self.writing.lock();
         self.usable()?;
         let (numbers, removed) = {
@@ -496,8 +481,9 @@ impl Inner {
             (state.packs.clone(), state.removed.clone())
         };
         let mut removed = Removed::clone(&removed);
-        numbers.numbers_of(packs)?.into_iter().for_each(|number| removed.insert(number));
+        numbers.numbers_of(packs).into_iter().for_each(|number| removed.insert(number));
         removed.write(&self.settings.folder.join("removed"))?;
+        numbers.forget(packs);
         self.state.write().removed = Arc::new(removed);
         Ok(())
     }
@@ -505,7 +491,7 @@ impl Inner {
     fn begin_rebuild(&self) -> Result<(), BlobIndexError> {
         let mut log = self.writing.lock();
         let _maintenance = self.maintenance.lock();
-        self.usable()?;
+        self.running()?;
         self.complete.store(false, Ordering::Release);
         wipe(&self.settings.folder)?;
         self.write_marker(false, false)?;
@@ -513,6 +499,7 @@ impl Inner {
         let (state, new_log, _) = load(&self.settings.folder)?;
         *self.state.write() = state;
         *log = new_log;
+        *self.failure.lock() = None;
         self.tell_writers();
         Ok(())
     }
@@ -527,11 +514,24 @@ impl Inner {
         Ok(())
     }
 
+    fn close(&self) -> Result<(), BlobIndexError> {
+        let Some(worker) = self.worker.lock().take() else { return Ok(()) };
+        self.signal.lock().stop = true;
+        self.wake.notify_all();
+        self.written_out.notify_all();
+        if worker.join().is_err() {
+            tracing::error!("the thread of a blob index panicked");
+        }
+        let written = self.write_all_out();
+        drop(self.lock.lock().take());
+        written
+    }
+
     /// The last work of an index that is closed; the thread has ended.
     fn write_all_out(&self) -> Result<(), BlobIndexError> {
         let mut log = self.writing.lock();
         let _maintenance = self.maintenance.lock();
-        if self.failure.get().is_some() {
+        if self.failure.lock().is_some() {
             return wipe(&self.settings.folder);
         }
         self.write_frozen()?;

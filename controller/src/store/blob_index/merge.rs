@@ -24,7 +24,8 @@ pub(super) struct Merge {
 impl Merge {
     /// Writes sorted slots; nothing when there are none.
     pub(super) fn write_sorted(self, slots: Vec<Slot>) -> Result<Option<Segment>, BlobIndexError> {
-        let mut builder = Builder::begin(&self.path, slots.len() as u64, self.filter_bytes_max)?;
+        let packs_end = slots.iter().map(|slot| slot.pack() + 1).max().unwrap_or(0);
+        let mut builder = Builder::begin(&self.path, slots.len() as u64, packs_end, self.filter_bytes_max)?;
         let mut last = None;
         for slot in slots {
             if last.replace(slot) != Some(slot) {
@@ -41,7 +42,8 @@ impl Merge {
         removed: &Removed,
     ) -> Result<Option<Segment>, BlobIndexError> {
         let slots = parts.iter().map(|part| part.slots()).sum();
-        let mut builder = Builder::begin(&self.path, slots, self.filter_bytes_max)?;
+        let packs_end = parts.iter().map(|part| part.packs_end()).max().unwrap_or(0);
+        let mut builder = Builder::begin(&self.path, slots, packs_end, self.filter_bytes_max)?;
         let mut streams: Vec<SlotStream<'_>> = parts.iter().map(|part| part.stream()).collect();
         let mut heads: Vec<Option<Slot>> = Vec::with_capacity(streams.len());
         let mut next = BinaryHeap::new();

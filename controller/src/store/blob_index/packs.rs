@@ -1,34 +1,35 @@
 //! Numbers for packs: a file of pack ids, in which the number is the place, and which of them are gone.
 
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use holdfast_repository::id::PackId;
+use holdfast_repository::id::{IdMap, PackId};
 use holdfast_runtime::durable_file::{self, Access};
+use parking_lot::RwLock;
 
 use super::BlobIndexError;
 use super::slot::{PACKS_MAX, PackNumber};
 
 const ID_BYTES: u64 = 32;
 
-/// The packs of an index, by number. One writer, many readers.
+/// The packs of an index, by number and by id: about 55 bytes of memory for each. One writer, many readers.
 #[derive(Debug)]
 pub struct Packs {
     path: PathBuf,
     file: File,
     count: AtomicU32,
+    live: RwLock<IdMap<PackId, PackNumber>>,
 }
 
 impl Packs {
-    /// Opens the file, or begins it. An id that a crash cut short is overwritten by the next.
+    /// Opens the file, or begins it. An id that a crash cut short is overwritten by the next. Reads the whole list.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn open(path: &Path) -> Result<Self, BlobIndexError> {
+    pub fn open(path: &Path, removed: &Removed) -> Result<Self, BlobIndexError> {
         let failed = || BlobIndexError::io("opening the list of packs", path);
         let file = OpenOptions::new()
             .read(true)
@@ -39,24 +40,54 @@ impl Packs {
             .map_err(failed())?;
         let count = file.metadata().map_err(failed())?.len() / ID_BYTES;
         let count = u32::try_from(count).map_err(|_| BlobIndexError::Full)?;
-        Ok(Self { path: path.to_owned(), file, count: AtomicU32::new(count) })
+        let mut live = IdMap::default();
+        let mut reader = io::BufReader::with_capacity(1 << 16, &file);
+        let mut id = [0; 32];
+        for number in 0..count {
+            reader.read_exact(&mut id).map_err(failed())?;
+            if !removed.contains(number) {
+                live.insert(PackId::from_bytes(id), number);
+            }
+        }
+        Ok(Self { path: path.to_owned(), file, count: AtomicU32::new(count), live: RwLock::new(live) })
     }
 
-    /// Numbers packs; returns the first number, the others follow.
+    /// The number that the next pack gets; as many packs have been numbered.
+    pub fn end(&self) -> PackNumber {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether this pack is there.
+    pub fn contains(&self, pack: &PackId) -> bool {
+        self.live.read().contains_key(pack)
+    }
+
+    /// How many packs are there.
+    pub fn len(&self) -> usize {
+        self.live.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers packs, from [`Packs::end`] on.
     ///
     /// # Errors
     /// The file system refuses, or there are too many.
-    pub fn add(&self, packs: impl ExactSizeIterator<Item = PackId>) -> Result<PackNumber, BlobIndexError> {
-        let first = self.count.load(Ordering::Acquire);
+    pub fn add(&self, packs: &[PackId]) -> Result<(), BlobIndexError> {
+        let first = self.end();
         let added = u32::try_from(packs.len()).map_err(|_| BlobIndexError::Full)?;
         let count =
             first.checked_add(added).filter(|&count| count <= PACKS_MAX).ok_or(BlobIndexError::Full)?;
-        let bytes: Vec<u8> = packs.flat_map(|pack| *pack.as_bytes()).collect();
+        let bytes: Vec<u8> = packs.iter().flat_map(|pack| *pack.as_bytes()).collect();
         self.file
             .write_all_at(&bytes, u64::from(first) * ID_BYTES)
             .map_err(BlobIndexError::io("writing the list of packs", &self.path))?;
         self.count.store(count, Ordering::Release);
-        Ok(first)
+        self.live.write().extend(packs.iter().copied().zip(first..));
+        Ok(())
     }
 
     /// The pack with this number.
@@ -64,7 +95,7 @@ impl Packs {
     /// # Errors
     /// There is none: the index is damaged.
     pub fn get(&self, number: PackNumber) -> Result<PackId, BlobIndexError> {
-        if number >= self.count.load(Ordering::Acquire) {
+        if number >= self.end() {
             let reason = "a blob is in a pack that is not listed";
             return Err(BlobIndexError::Damaged { path: self.path.clone(), reason });
         }
@@ -75,22 +106,18 @@ impl Packs {
         Ok(PackId::from_bytes(id))
     }
 
-    /// The numbers of these packs. Reads the whole list.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn numbers_of(&self, packs: &HashSet<PackId>) -> Result<Vec<PackNumber>, BlobIndexError> {
-        let failed = || BlobIndexError::io("reading the list of packs", &self.path);
-        let mut reader = io::BufReader::with_capacity(1 << 20, File::open(&self.path).map_err(failed())?);
-        let mut numbers = Vec::new();
-        let mut id = [0; 32];
-        for number in 0..self.count.load(Ordering::Acquire) {
-            reader.read_exact(&mut id).map_err(failed())?;
-            if packs.contains(&PackId::from_bytes(id)) {
-                numbers.push(number);
-            }
+    /// The numbers of those of these packs that are there.
+    pub fn numbers_of(&self, packs: &[PackId]) -> Vec<PackNumber> {
+        let live = self.live.read();
+        packs.iter().filter_map(|pack| live.get(pack).copied()).collect()
+    }
+
+    /// Forgets these packs; their numbers stay taken.
+    pub fn forget(&self, packs: &[PackId]) {
+        let mut live = self.live.write();
+        for pack in packs {
+            live.remove(pack);
         }
-        Ok(numbers)
     }
 
     /// Makes the list durable.
@@ -138,6 +165,12 @@ impl Removed {
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         durable_file::replace(path, &bytes, Access::Owner)
             .map_err(BlobIndexError::io("writing the removed packs", path))
+    }
+
+    /// The number behind the highest pack that is gone.
+    pub fn end(&self) -> PackNumber {
+        let last = self.words.iter().rposition(|&word| word != 0);
+        last.map_or(0, |word| word as PackNumber * 64 + 64 - self.words[word].leading_zeros())
     }
 
     /// Marks a pack as gone.

@@ -98,7 +98,7 @@ impl Log {
     /// Appends slots, as a whole.
     ///
     /// # Errors
-    /// The file system refuses; the end of the log is then not to be trusted.
+    /// The file system refuses; nothing may be appended any more: the log may have half a group at its end.
     pub fn append(&mut self, slots: &[Slot]) -> Result<(), BlobIndexError> {
         let mut bytes = Vec::with_capacity(8 + slots.len() * SLOT_BYTES);
         let count = u32::try_from(slots.len()).expect("one entry has fewer than 2^32 blobs");

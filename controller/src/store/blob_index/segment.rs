@@ -5,7 +5,7 @@
 //! fences  for each block of 128 slots: the first 8 bytes of its first id (big-endian), CRC-32C of the block u32
 //! filter  its words
 //! footer  64: magic 8 · slots u64 · filter words u64 · filter hashes u32 · CRC-32C of fences and filter u32 ·
-//!         nought 28 · CRC-32C of the footer so far u32
+//!         number behind the highest pack u32 · nought 24 · CRC-32C of the footer so far u32
 //! ```
 //!
 //! Numbers are little-endian unless said otherwise. Fences and filter are held in memory: a blob is found with one
@@ -21,7 +21,7 @@ use holdfast_runtime::durable_file::{Access, DurableFile};
 
 use super::BlobIndexError;
 use super::filter::Filter;
-use super::slot::{SLOT_BYTES, Slot, prefix};
+use super::slot::{PackNumber, SLOT_BYTES, Slot, prefix};
 
 /// Slots that one read fetches.
 pub const BLOCK_SLOTS: usize = 128;
@@ -70,6 +70,7 @@ pub struct Segment {
     path: PathBuf,
     file: File,
     slots: u64,
+    packs_end: PackNumber,
     fences: Fences,
     filter: Filter,
 }
@@ -126,12 +127,18 @@ impl Segment {
             return Err(damaged("the checksum of its tables does not fit"));
         }
         let filter = Filter::from_parts(filter, u32_at(24)).ok_or_else(|| damaged("its filter is none"))?;
-        Ok(Self { path: path.to_owned(), file, slots, fences, filter })
+        let packs_end = u32_at(32);
+        Ok(Self { path: path.to_owned(), file, slots, packs_end, fences, filter })
     }
 
     /// How many slots it has.
     pub fn slots(&self) -> u64 {
         self.slots
+    }
+
+    /// The number behind the highest pack that it has had slots of.
+    pub fn packs_end(&self) -> PackNumber {
+        self.packs_end
     }
 
     /// Where it is.
@@ -263,14 +270,20 @@ pub struct Builder {
     fences: Vec<u8>,
     filter: Filter,
     slots: u64,
+    packs_end: PackNumber,
 }
 
 impl Builder {
-    /// Begins a segment of at most `slots_max` slots.
+    /// Begins a segment of at most `slots_max` slots, which stands for packs below `packs_end`.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn begin(path: &Path, slots_max: u64, filter_bytes_max: u64) -> Result<Self, BlobIndexError> {
+    pub fn begin(
+        path: &Path,
+        slots_max: u64,
+        packs_end: PackNumber,
+        filter_bytes_max: u64,
+    ) -> Result<Self, BlobIndexError> {
         let file = DurableFile::create(path, Access::Owner)
             .map_err(BlobIndexError::io("beginning a segment of the blob index", path))?;
         Ok(Self {
@@ -280,6 +293,7 @@ impl Builder {
             fences: Vec::new(),
             filter: Filter::for_keys(slots_max, filter_bytes_max),
             slots: 0,
+            packs_end,
         })
     }
 
@@ -340,6 +354,7 @@ impl Builder {
         footer.extend_from_slice(&(filter.words().len() as u64).to_le_bytes());
         footer.extend_from_slice(&filter.hashes().to_le_bytes());
         footer.extend_from_slice(&checksum.to_le_bytes());
+        footer.extend_from_slice(&self.packs_end.to_le_bytes());
         footer.resize(FOOTER_BYTES - 4, 0);
         footer.extend_from_slice(&crc32c::crc32c(&footer).to_le_bytes());
         drop(filter);

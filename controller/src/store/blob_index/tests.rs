@@ -226,25 +226,77 @@ async fn a_second_process_is_refused() {
     assert_eq!(error.code(), ErrorCode::StateUnavailable);
 }
 
-#[tokio::test]
-async fn a_log_cut_anywhere_keeps_its_whole_groups() {
+/// Cuts the log where the third pack lies, and leaves so many packs in the list.
+async fn with_a_log_cut_anywhere(packs_listed: usize, check: impl AsyncFn(DiskBlobIndex)) {
     let house = House { recent_slots_max: 10_000, ..House::new() };
     let index = house.open();
+    index.finish_rebuild().await.unwrap();
     fill(&index, 0..2, 3).await;
     let [log] = <[PathBuf; 1]>::try_from(house.files("log")).unwrap();
     let first_end = std::fs::metadata(&log).unwrap().len();
     fill(&index, 2..3, 3).await;
     let whole = std::fs::read(&log).unwrap();
+    let packs = std::fs::read(house.folder.path().join("packs")).unwrap();
     for cut in (first_end as usize..whole.len()).step_by(7) {
         let torn = house.crashed();
         std::fs::write(torn.folder.path().join("000000000009.segment.tmp"), b"half").unwrap();
-        let copy = torn.folder.path().join(log.file_name().unwrap());
-        std::fs::write(&copy, &whole[..cut]).unwrap();
-        let index = torn.open();
-        expect_filled(&index, 0..2, 3).await;
-        assert_eq!(index.contains(vec![blob(6)]).await.unwrap(), [false]);
+        std::fs::write(torn.folder.path().join(log.file_name().unwrap()), &whole[..cut]).unwrap();
+        std::fs::write(torn.folder.path().join("packs"), &packs[..packs_listed * 32]).unwrap();
+        check(torn.open()).await;
         let left = std::fs::read_dir(torn.folder.path()).unwrap().map(|entry| entry.unwrap().path());
         assert!(!left.into_iter().any(|path| path.extension().is_some_and(|suffix| suffix == "tmp")));
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_a_crash_cut_keeps_its_whole_groups() {
+    with_a_log_cut_anywhere(2, async |index| {
+        assert!(index.is_complete());
+        expect_filled(&index, 0..2, 3).await;
+        assert_eq!(index.contains(vec![blob(6)]).await.unwrap(), [false]);
+        assert!(!index.contains_pack(&pack(2)));
+        fill(&index, 2..4, 3).await;
+        expect_filled(&index, 0..4, 3).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_log_that_lost_a_listed_pack_asks_for_a_rebuild() {
+    with_a_log_cut_anywhere(3, async |index| {
+        assert!(!index.is_complete());
+        assert!(!index.contains_pack(&pack(0)));
+        assert_eq!(index.counts(), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_list_of_packs_that_lost_its_end_asks_for_a_rebuild() {
+    let house = House::new();
+    let index = house.open();
+    index.finish_rebuild().await.unwrap();
+    fill(&index, 0..10, 50).await;
+    index.close().await.unwrap();
+    assert!(house.crashed().open().is_complete());
+    let packs = house.folder.path().join("packs");
+    let whole = std::fs::read(&packs).unwrap();
+    for cut in [0, 31, 32, 9 * 32, whole.len() - 1] {
+        std::fs::write(&packs, &whole[..cut]).unwrap();
+        assert!(!house.crashed().open().is_complete(), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn packs_are_counted_and_known_by_name_until_they_are_gone() {
+    let house = House::new();
+    let index = house.open();
+    fill(&index, 0..10, 50).await;
+    assert_eq!(index.counts(), (10, 500));
+    index.remove_packs(vec![pack(3)]).await.unwrap();
+    for index in [index, house.crashed().open()] {
+        assert_eq!(index.counts().0, 9);
+        assert_eq!([2, 3, 4].map(|number| index.contains_pack(&pack(number))), [true, false, true]);
     }
 }
 
@@ -301,7 +353,7 @@ async fn readers_and_writers_work_side_by_side() {
 
 #[cfg(feature = "fail-points")]
 #[tokio::test]
-async fn an_index_that_cannot_be_written_takes_nothing_more_and_begins_anew() {
+async fn an_index_that_cannot_be_written_takes_nothing_more_until_it_is_rebuilt() {
     let house = House { recent_slots_max: 100, ..House::new() };
     let index = house.open();
     let armed = holdfast_runtime::fail_point::arm("durable-file-before-fsync=error").unwrap();
@@ -315,9 +367,13 @@ async fn an_index_that_cannot_be_written_takes_nothing_more_and_begins_anew() {
     };
     assert_eq!(error.code(), ErrorCode::StateUnavailable);
     assert_eq!(index.contains(vec![blob(0)]).await.unwrap(), [true], "reading goes on");
+    assert!(!index.is_complete());
     drop(armed);
-    drop(index);
-    assert!(!house.open().is_complete());
+    index.begin_rebuild().await.unwrap();
+    fill(&index, 0..10, 50).await;
+    index.finish_rebuild().await.unwrap();
+    assert!(index.is_complete(), "it takes entries again");
+    expect_filled(&index, 0..10, 50).await;
 }
 
 #[derive(Debug, Clone)]

@@ -203,7 +203,7 @@ mod failing_disk {
             let later = store.commit(batch("c", 3)).await.unwrap_err();
             assert_eq!(later.to_string(), error.to_string());
             drop(armed);
-            assert!(matches!(house.shutdown.cause(), Some(StopCause::Broken(_))));
+            assert!(matches!(house.tasks.shutdown().cause(), Some(StopCause::Broken(_))));
             assert_eq!(store.sequence(), 1);
             assert!(store.get(Kind::Run, "a").await.unwrap().is_some(), "reading goes on");
             drop(store);

@@ -1,0 +1,306 @@
+//! The index of one repository's blobs, as this controller holds it: on disk what the repository's index objects say,
+//! in memory the packs that are durable but in no index object yet.
+//!
+//! The part on disk is a cache. It is brought up to date when the repository is opened and when its catalog is synced:
+//! index objects that were not entered yet are read, and when one that was entered is gone, it is built anew.
+
+use std::path::PathBuf;
+
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::RepositoryError;
+use holdfast_repository::id::{BlobId, IdSet, IndexId, PackId};
+use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
+use holdfast_repository::pack::PackEntry;
+use holdfast_repository::storage::StorageErrorKind;
+use holdfast_runtime::{TaskGroup, fail_point};
+use parking_lot::RwLock;
+
+use crate::repositories::{OpenRepository, repository_failure};
+use crate::store::blob_index::{
+    BlobIndex as _, BlobIndexError, BlobIndexSettings, DiskBlobIndex, EnteredIndexes,
+};
+use crate::store::boot_id;
+
+/// Packs that may be durable but in no index object before one is written on the way.
+const WAITING_PACKS_MAX: usize = 64;
+/// Blobs of such packs; they are held in memory, 120 bytes each.
+const WAITING_BLOBS_MAX: usize = 65_536;
+/// How often the list of index objects is read again because another program replaces them meanwhile.
+const LISTINGS_MAX: usize = 5;
+
+/// The index. Whoever has the same repository open in the same place shares one.
+pub struct RepositoryIndex {
+    blobs: DiskBlobIndex,
+    waiting: RwLock<Waiting>,
+    /// Orders the writing and the reading of index objects.
+    turn: tokio::sync::Mutex<EnteredIndexes>,
+    /// Held shared by those who ask, alone while the index is built anew.
+    whole: tokio::sync::RwLock<()>,
+    adopted: tokio::sync::OnceCell<usize>,
+}
+
+/// Packs that are in no index object yet.
+#[derive(Default)]
+struct Waiting {
+    packs: Vec<IndexPack>,
+    index: MemoryIndex,
+}
+
+impl Waiting {
+    fn push(&mut self, pack: IndexPack) {
+        self.index.insert_pack(pack.id, &pack.entries);
+        self.packs.push(pack);
+    }
+
+    fn is_full(&self) -> bool {
+        self.packs.len() >= WAITING_PACKS_MAX || self.index.len() >= WAITING_BLOBS_MAX
+    }
+
+    /// Takes out the packs that came first.
+    fn remove_first(&mut self, count: usize) {
+        let rest = self.packs.split_off(count);
+        *self = Self::default();
+        rest.into_iter().for_each(|pack| self.push(pack));
+    }
+}
+
+fn index_failure(error: &BlobIndexError) -> Failure {
+    Failure::from_error(error.code(), error)
+}
+
+impl RepositoryIndex {
+    /// Opens the index in a folder, or begins an empty one. Then [`RepositoryIndex::update`] it.
+    ///
+    /// # Errors
+    /// `HF-4004` when the file system refuses.
+    pub fn open(folder: PathBuf, tasks: &TaskGroup) -> Result<Self, Failure> {
+        let settings = BlobIndexSettings::new(&folder, boot_id());
+        let blobs = DiskBlobIndex::open(settings, tasks).map_err(|error| index_failure(&error))?;
+        let entered = EnteredIndexes::open(&folder).map_err(|error| index_failure(&error))?;
+        Ok(Self {
+            blobs,
+            waiting: RwLock::default(),
+            turn: tokio::sync::Mutex::new(entered),
+            whole: tokio::sync::RwLock::default(),
+            adopted: tokio::sync::OnceCell::new(),
+        })
+    }
+
+    /// Does once what takes in the packs that are durable but in no index object; says how many those were.
+    ///
+    /// # Errors
+    /// Those of `adopt`; then it is done again by the next who asks.
+    pub async fn adopt_once(
+        &self,
+        adopt: impl Future<Output = Result<usize, Failure>> + Send,
+    ) -> Result<usize, Failure> {
+        self.adopted.get_or_try_init(|| adopt).await.copied()
+    }
+
+    /// Makes it durable and gives the folder free.
+    ///
+    /// # Errors
+    /// `HF-4004` when the file system refuses.
+    pub async fn close(&self) -> Result<(), Failure> {
+        self.blobs.close().await.map_err(|error| index_failure(&error))
+    }
+
+    /// How many packs there are, and how many blobs, counted once for each pack that they are in.
+    pub fn counts(&self) -> (usize, u64) {
+        let (packs, blobs) = self.blobs.counts();
+        let waiting = self.waiting.read();
+        (packs + waiting.packs.len(), blobs + waiting.index.len() as u64)
+    }
+
+    /// Whether a pack is known.
+    pub fn contains_pack(&self, pack: &PackId) -> bool {
+        self.waiting.read().index.contains_pack(pack) || self.blobs.contains_pack(pack)
+    }
+
+    /// Which of these blobs the repository has.
+    ///
+    /// # Errors
+    /// `HF-4004`, or what building the index anew fails with.
+    pub async fn known(&self, of: &OpenRepository, ids: &[BlobId]) -> Result<Vec<bool>, Failure> {
+        let waiting = |index: &MemoryIndex, id: &BlobId| index.contains(id).then_some(true);
+        let ask = |ids| self.blobs.contains(ids);
+        self.ask(of, ids, waiting, ask).await
+    }
+
+    /// Where these blobs are.
+    ///
+    /// # Errors
+    /// As for [`RepositoryIndex::known`].
+    pub async fn locate(
+        &self,
+        of: &OpenRepository,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, Failure> {
+        let waiting = |index: &MemoryIndex, id: &BlobId| index.get(id).map(Some);
+        let ask = |ids| self.blobs.lookup(ids);
+        self.ask(of, ids, waiting, ask).await
+    }
+
+    /// Asks the packs that wait first, then the disk: on the way from one to the other a pack is in both. An index that
+    /// is not complete, or turns out to be damaged, is built anew before it answers.
+    async fn ask<T: Clone + Default, F: Future<Output = Result<Vec<T>, BlobIndexError>> + Send>(
+        &self,
+        of: &OpenRepository,
+        ids: &[BlobId],
+        waiting: impl Fn(&MemoryIndex, &BlobId) -> Option<T>,
+        ask: impl Fn(Vec<BlobId>) -> F,
+    ) -> Result<Vec<T>, Failure> {
+        let mut answers = vec![T::default(); ids.len()];
+        let mut open = Vec::with_capacity(ids.len());
+        {
+            let held = self.waiting.read();
+            for (place, id) in ids.iter().enumerate() {
+                match waiting(&held.index, id) {
+                    Some(answer) => answers[place] = answer,
+                    None => open.push(place),
+                }
+            }
+        }
+        if open.is_empty() {
+            return Ok(answers);
+        }
+        let mut repaired = false;
+        let found = loop {
+            if !self.blobs.is_complete() {
+                self.update(of).await?;
+            }
+            let asked = {
+                let _whole = self.whole.read().await;
+                ask(open.iter().map(|&place| ids[place]).collect()).await
+            };
+            match asked {
+                Err(BlobIndexError::Damaged { .. }) if !repaired => repaired = true,
+                other => break other.map_err(|error| index_failure(&error))?,
+            }
+        };
+        for (place, answer) in open.into_iter().zip(found) {
+            answers[place] = answer;
+        }
+        Ok(answers)
+    }
+
+    /// Notes a pack that is durable and in no index object. On the way, an index object is written now and then, so that
+    /// a crash costs little.
+    ///
+    /// # Errors
+    /// As for [`RepositoryIndex::flush`].
+    pub async fn add(
+        &self,
+        of: &OpenRepository,
+        pack: PackId,
+        entries: Vec<PackEntry>,
+    ) -> Result<(), Failure> {
+        let full = {
+            let mut waiting = self.waiting.write();
+            if !waiting.index.contains_pack(&pack) && !self.blobs.contains_pack(&pack) {
+                waiting.push(IndexPack { id: pack, entries });
+            }
+            waiting.is_full()
+        };
+        if full { self.flush(of).await } else { Ok(()) }
+    }
+
+    /// Writes index objects for all packs that have none. When it returns, every pack that was added before the call is
+    /// in a durable index object.
+    ///
+    /// # Errors
+    /// Those of the storage, and `HF-4004`; the packs stay to be indexed.
+    pub async fn flush(&self, of: &OpenRepository) -> Result<(), Failure> {
+        // Whoever comes second waits for the first, which may have taken his packs.
+        let mut entered = self.turn.lock().await;
+        let packs = self.waiting.read().packs.clone();
+        if packs.is_empty() {
+            return Ok(());
+        }
+        fail_point::hit("controller-before-index");
+        let saved =
+            of.repository().save_index(&packs).await.map_err(|error| repository_failure(&of.name, &error))?;
+        fail_point::hit("controller-after-index");
+        let count = packs.len();
+        let packs = packs.into_iter().map(|pack| (pack.id, pack.entries)).collect();
+        let noted = match self.blobs.insert(packs).await {
+            Ok(()) => entered.add(&saved),
+            Err(error) => Err(error),
+        };
+        match noted {
+            Ok(()) => self.waiting.write().remove_first(count),
+            // They are in an index object: what is built anew from those has them.
+            Err(error) => {
+                tracing::error!(repository = %of.name, %error, "the index is built anew");
+                self.build(of, &mut entered).await?;
+                self.waiting.write().remove_first(count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what the repository's index objects say and this index does not know; builds it anew when it is not
+    /// complete, or when an index object that it knows is gone. Says how many were read.
+    ///
+    /// # Errors
+    /// Those of the repository, and `HF-4004`.
+    pub async fn update(&self, of: &OpenRepository) -> Result<usize, Failure> {
+        let mut entered = self.turn.lock().await;
+        let listed = list(of).await?;
+        if self.blobs.is_complete() && entered.ids().is_subset(&listed) {
+            return self.enter(of, &mut entered, listed).await;
+        }
+        self.build(of, &mut entered).await
+    }
+
+    async fn build(&self, of: &OpenRepository, entered: &mut EnteredIndexes) -> Result<usize, Failure> {
+        let _alone = self.whole.write().await;
+        let fail = |error: BlobIndexError| index_failure(&error);
+        entered.clear().map_err(fail)?;
+        self.blobs.begin_rebuild().await.map_err(fail)?;
+        let listed = list(of).await?;
+        let read = self.enter(of, entered, listed).await?;
+        self.blobs.finish_rebuild().await.map_err(fail)?;
+        tracing::info!(repository = %of.name, index_objects = read, blobs = self.blobs.counts().1, "index built");
+        Ok(read)
+    }
+
+    /// Enters the index objects that were listed and are not entered yet.
+    async fn enter(
+        &self,
+        of: &OpenRepository,
+        entered: &mut EnteredIndexes,
+        mut listed: IdSet<IndexId>,
+    ) -> Result<usize, Failure> {
+        let mut read = 0;
+        for _ in 0..LISTINGS_MAX {
+            let mut replaced = false;
+            for id in listed.difference(&entered.ids().clone()) {
+                let mut packs = Vec::new();
+                let visit = |pack, entries: &[PackEntry]| packs.push((pack, entries.to_vec()));
+                match of.repository().visit_index(*id, visit).await {
+                    // Another program has put its content into others since it was listed.
+                    Err(RepositoryError::Storage(error)) if error.kind() == StorageErrorKind::NotFound => {
+                        replaced = true;
+                        continue;
+                    }
+                    other => other.map_err(|error| repository_failure(&of.name, &error))?,
+                }
+                self.blobs.insert(packs).await.map_err(|error| index_failure(&error))?;
+                entered.add(&[*id]).map_err(|error| index_failure(&error))?;
+                read += 1;
+            }
+            if !replaced {
+                return Ok(read);
+            }
+            listed = list(of).await?;
+        }
+        let message = format!("another program keeps replacing the index objects of repository {}", of.name);
+        Err(Failure::new(ErrorCode::StorageFailed, message))
+    }
+}
+
+async fn list(of: &OpenRepository) -> Result<IdSet<IndexId>, Failure> {
+    let ids = of.repository().index_ids().await.map_err(|error| repository_failure(&of.name, &error))?;
+    Ok(ids.into_iter().collect())
+}
