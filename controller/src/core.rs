@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use holdfast_model::ids::SnapshotId;
 use holdfast_model::restore::CheckOutcome;
 use holdfast_model::run::{Run, RunSpec};
-use holdfast_model::run_state::Phase;
+use holdfast_model::run_state::{Phase, RunEvent};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 
@@ -16,7 +17,7 @@ use crate::maintenance;
 use crate::pki::Authority;
 use crate::records::Records;
 use crate::repositories::{OpenRepository, Repositories};
-use crate::run_lifecycle::RunLifecycle;
+use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::session_registry::SessionRegistry;
 
@@ -68,15 +69,38 @@ impl Core {
     /// # Errors
     /// When the state can not be written.
     pub async fn give_up(&self, run: &Run, only_if_expired: bool) -> Result<(), Failure> {
-        let mut committed = run.snapshot;
-        if run.state.phase == Phase::Committing
-            && committed.is_none()
-            && let Some(name) = run.spec.repository()
-        {
-            let repository = self.repository(name).await?;
-            committed = self.catalog.committed_by(&repository, run.id).await?;
-        }
+        let committed = self.committed(run).await?;
         self.runs.lease_lost(run.id, run.state.attempt, committed, only_if_expired).await
+    }
+
+    /// The snapshot that a run has committed, as far as its own record or its repository know.
+    async fn committed(&self, run: &Run) -> Result<Option<SnapshotId>, Failure> {
+        match run.spec.repository() {
+            Some(name) if run.state.phase == Phase::Committing && run.snapshot.is_none() => {
+                let repository = self.repository(name).await?;
+                self.catalog.committed_by(&repository, run.id).await
+            }
+            _ => Ok(run.snapshot),
+        }
+    }
+
+    /// What an agent's report that its attempt failed means, and the snapshot that it committed nevertheless.
+    ///
+    /// # Errors
+    /// When it is unknown whether the run was committing in vain: its repository or the state can not be read.
+    pub async fn attempt_failed(
+        &self,
+        run: &Run,
+        failure: Failure,
+    ) -> Result<(RunEvent, Option<SnapshotId>), Failure> {
+        let attempt = run.state.attempt;
+        if !retry::is_interruption(failure.code) {
+            return Ok((RunEvent::Failed(attempt, failure), None));
+        }
+        let snapshot = self.committed(run).await?;
+        let may_retry = retry::may_retry(run.spec.kind(), attempt);
+        let committed = snapshot.is_some();
+        Ok((RunEvent::Interrupted { attempt, failure, committed, may_retry }, snapshot))
     }
 
     /// What follows from the change of a run.

@@ -31,9 +31,14 @@ pub async fn run(core: Arc<Core>) {
             () = stop.cancelled() => return,
             () = run_changed => {}
             () = session_changed => {}
-            () = core.clock.sleep(PERIOD) => {}
+            () = core.clock.sleep(soonest_rest(&core).unwrap_or(PERIOD).min(PERIOD)) => {}
         }
     }
+}
+
+/// When the first of the runs that rest may begin again.
+fn soonest_rest(core: &Core) -> Option<Duration> {
+    core.runs.active().iter().filter_map(|run| core.runs.rest(run.id)).min()
 }
 
 async fn pass(core: &Arc<Core>) {
@@ -41,7 +46,8 @@ async fn pass(core: &Arc<Core>) {
     let sessions = core.sessions.states();
     let mut used = Used::of(&runs);
     for run in runs.iter().filter(|run| run.state.phase == Phase::Queued) {
-        match used.obstacle(run, &sessions, core.limits.runs_per_repository) {
+        let obstacle = core.runs.rest(run.id).map(|_| "its next attempt".to_owned());
+        match obstacle.or_else(|| used.obstacle(run, &sessions, core.limits.runs_per_repository)) {
             Some(reason) => core.runs.waits_for(run.id, Some(reason)),
             None => {
                 used.take(run);

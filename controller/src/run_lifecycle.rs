@@ -4,6 +4,8 @@
 //! after. Runs that have not ended are held in memory; what locks what: each active run has a `turn` (an async mutex)
 //! that orders its changes, and the map of active runs is locked only for moments, never across a wait.
 
+pub mod retry;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId};
 use holdfast_model::progress::Progress;
 use holdfast_model::restore::RestoreReport;
-use holdfast_model::run::{ATTEMPTS_MAX, Run, RunSpec};
+use holdfast_model::run::{Run, RunSpec};
 use holdfast_model::run_state::{IllegalTransition, Intent, Phase, RunEvent, RunState};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::SharedClock;
@@ -44,6 +46,8 @@ struct ActiveRun {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// When its lease ends; none while it is queued.
     lease_ends: Option<Instant>,
+    /// When its next attempt may begin, after one that was interrupted.
+    rests_until: Option<Instant>,
 }
 
 /// What a run is asked to be.
@@ -263,6 +267,9 @@ impl RunLifecycle {
             entry.version = version;
             entry.lease_ends =
                 run.state.phase.is_with_agent().then(|| self.inner.clock.monotonic() + self.inner.lease);
+            let goes_back = run.state.phase == Phase::Queued;
+            entry.rests_until =
+                goes_back.then(|| self.inner.clock.monotonic() + retry::pause_after(run.state.attempt));
             entry.published.send_replace(Arc::new(run.clone()));
         }
         if run.state.phase.is_terminal() {
@@ -417,11 +424,18 @@ impl RunLifecycle {
         let Some(run) = self.active_run(id).filter(|_| still) else { return Ok(()) };
         let event = RunEvent::LeaseLost {
             committed: committed.or(run.snapshot).is_some(),
-            may_retry: run.spec.kind().may_restart_itself() && attempt.0 < ATTEMPTS_MAX,
+            may_retry: retry::may_retry(run.spec.kind(), attempt),
         };
         let outcome = Outcome { snapshot: committed, ..Outcome::default() };
         self.apply_in_turn(id, "controller", event, outcome).await?;
         Ok(())
+    }
+
+    /// How long a queued run has to wait before its next attempt; none when it need not.
+    pub fn rest(&self, id: RunId) -> Option<Duration> {
+        let now = self.inner.clock.monotonic();
+        let until = self.inner.active.lock().get(&id)?.rests_until?;
+        Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
     /// Whether somebody wants this run to stop.
@@ -463,7 +477,7 @@ impl CommitGuard {
 impl ActiveRun {
     fn new(run: Run, version: u64, lease_ends: Option<Instant>) -> Self {
         let published = watch::Sender::new(Arc::new(run.clone()));
-        Self { run, version, published, turn: Arc::default(), lease_ends }
+        Self { run, version, published, turn: Arc::default(), lease_ends, rests_until: None }
     }
 }
 

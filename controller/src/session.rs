@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::ids::{AgentName, Attempt, RunId};
-use holdfast_model::run::LogLine;
-use holdfast_model::run_state::{Intent, RunEvent};
+use holdfast_model::run::{LogLevel, LogLine, Run};
+use holdfast_model::run_state::{Intent, Phase, RunEvent};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{from_document, parse, timestamp};
 use holdfast_proto::status::to_status;
@@ -242,13 +242,14 @@ impl Session {
         if let Some(Event::Log(log)) = fact.event {
             return self.take_log(id, log).await;
         }
-        if self.core.runs.fence(id, attempt, &self.agent).is_err() {
+        let Ok(run) = self.core.runs.fence(id, attempt, &self.agent) else {
             tracing::info!(run = %id, %attempt, agent = %self.agent, "dropped a late fact");
             return Ok(());
-        }
+        };
         let position =
             OutboxPosition { agent: self.agent.clone(), outbox_id: self.outbox_id.clone(), seq: fact.seq };
         let mut outcome = Outcome { outbox: Some(position), ..Outcome::default() };
+        let mut cut_short = None;
         let event = match fact.event {
             Some(Event::Started(_)) => RunEvent::Started(attempt),
             Some(Event::Finished(finished)) => {
@@ -258,17 +259,39 @@ impl Session {
                 outcome.progress = finished.progress.map(Into::into);
                 RunEvent::Finished { attempt, warnings: finished.warnings }
             }
-            Some(Event::Failed(failure)) => RunEvent::Failed(attempt, failure.into()),
+            Some(Event::Failed(failure)) => {
+                let (event, snapshot) = self.core.attempt_failed(&run, failure.into()).await?;
+                outcome.snapshot = snapshot;
+                if let RunEvent::Interrupted { failure, .. } = &event {
+                    cut_short = Some(failure.to_string());
+                }
+                event
+            }
             Some(Event::Cancelled(_)) => RunEvent::CancelConfirmed(attempt),
             Some(Event::Log(_)) | None => return Ok(()),
         };
         match self.core.runs.apply(id, &format!("agent:{}", self.agent), event, outcome).await {
-            Ok(run) => self.core.after_change(&run).await,
+            Ok(run) => {
+                if let Some(why) = cut_short.filter(|_| run.state.phase == Phase::Queued) {
+                    self.note_interruption(&run, &why).await;
+                }
+                self.core.after_change(&run).await
+            }
             Err(failure) if is_stale(&failure) => {
                 tracing::info!(run = %id, %failure, "dropped a fact");
                 Ok(())
             }
             Err(failure) => Err(failure),
+        }
+    }
+
+    async fn note_interruption(&self, run: &Run, why: &str) {
+        let text = format!("the attempt was cut short and the run is queued again: {why}");
+        let (at, attempt) = (self.core.clock.now(), run.state.attempt);
+        let line = LogLine { at, attempt, level: LogLevel::Warning, text };
+        let (logs, id) = (self.core.logs.clone(), run.id);
+        if let Err(failure) = self.core.blocking("append to a log", move || logs.append(id, &[line])).await {
+            tracing::warn!(run = %id, %failure, "its log could not be written");
         }
     }
 

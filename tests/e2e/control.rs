@@ -7,6 +7,8 @@ use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_tests::wait::until_async;
 use holdfast_tests::{Fleet, TreeSpec};
 
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
 async fn with_tree(fleet: &Fleet) {
     let tree = fleet.path().join("data");
     std::fs::create_dir(&tree).unwrap();
@@ -73,8 +75,7 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     with_tree(&fleet).await;
     fleet.stop_agent("a1").await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
-    let deadline = std::time::Duration::from_secs(30);
-    let waiting = until_async("the run to say what it waits for", deadline, async || {
+    let waiting = until_async("the run to say what it waits for", DEADLINE, async || {
         let request = v1::GetRunRequest { run_id: run.id.clone() };
         let now = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
         (!now.waiting_for.is_empty()).then_some(now)
@@ -85,6 +86,45 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     assert_eq!(second.code, ErrorCode::RunAlreadyActive);
     fleet.start_agent("a1").await;
     assert_eq!(fleet.ended(&run).await.phase, "succeeded");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_agent_stops_in_the_middle_is_done_when_it_is_back() {
+    let mut fleet = Fleet::start().await;
+    with_tree(&fleet).await;
+    let paths = fleet.path().join("data").display().to_string();
+    fleet
+        .apply(&format!(
+            "sources:\n  tree: {{ engine: files, agent: a1, paths: [{paths}], hooks: {{ before: gate }} }}\n"
+        ))
+        .await
+        .unwrap();
+    let gate = |program: &[&str]| holdfast_agent::config::Hook {
+        command: program.iter().map(ToString::to_string).collect(),
+        timeout: DEADLINE,
+    };
+    fleet.stop_agent("a1").await;
+    fleet.configure_agent("a1", |config| {
+        config.hooks.insert("gate".parse().unwrap(), gate(&["sleep", "60"]));
+        config.drain_grace = std::time::Duration::from_millis(100);
+    });
+    fleet.start_agent("a1").await;
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    let request = || v1::GetRunRequest { run_id: run.id.clone() };
+    let now = async || fleet.runs().get(request()).await.unwrap().into_inner().run.unwrap();
+    until_async("the run to begin", DEADLINE, async || (now().await.phase == "running").then_some(())).await;
+    fleet.stop_agent("a1").await;
+    let waiting = fleet.runs().get(request()).await.unwrap().into_inner().run.unwrap();
+    assert_eq!((waiting.phase.as_str(), waiting.attempt), ("queued", 1), "{waiting:?}");
+    fleet.configure_agent("a1", |config| drop(config.hooks.insert("gate".parse().unwrap(), gate(&["true"]))));
+    fleet.start_agent("a1").await;
+    let ended = fleet.ended(&run).await;
+    assert_eq!((ended.phase.as_str(), ended.attempt), ("succeeded", 2), "{ended:?}");
+    let told = "the attempt was cut short and the run is queued again: \
+                [HF-5005] the agent is stopping and does not finish the run";
+    assert!(fleet.log(&ended).await.contains(told), "{}", fleet.log(&ended).await);
+    assert_eq!(fleet.snapshots_of("tree").await.len(), 1);
     fleet.stop().await;
 }
 

@@ -4,7 +4,7 @@
 //!  Queued ─▶ Assigned ─▶ Running ─▶ Committing ─▶ Succeeded{warnings}
 //!    ▲  │        │           │           │
 //!    │  └────────┴───────────┴───────────┴────▶ Failed | Cancelled
-//!    └── lease lost: back to Queued, the next assignment has attempt + 1
+//!    └── lease lost or interrupted: back to Queued, the next assignment has attempt + 1
 //! ```
 //!
 //! What a person wants ([`Intent`]) and what an agent reported ([`Phase`]) are separate. Asking to cancel changes the
@@ -103,6 +103,17 @@ pub enum RunEvent {
     },
     /// The agent reports that it could not.
     Failed(Attempt, Failure),
+    /// The agent reports that its attempt was cut short by something that is not of the run's own work.
+    Interrupted {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// By what.
+        failure: Failure,
+        /// The snapshot of this run is in the repository.
+        committed: bool,
+        /// The kind of run, and the number of attempts so far, allow another attempt.
+        may_retry: bool,
+    },
     /// The agent confirms that it stopped on request.
     CancelConfirmed(Attempt),
     /// Somebody wants it stopped.
@@ -201,10 +212,21 @@ impl RunState {
             (
                 Phase::Assigned | Phase::Running | Phase::Committing,
                 RunEvent::LeaseLost { committed, may_retry },
-            ) => self.after_lost_lease(*committed, *may_retry),
+            ) => self.after_attempt(*committed, *may_retry, || {
+                Failure::new(ErrorCode::AgentLost, "the agent fell silent and its lease ended")
+                    .at_stake("nothing of this run was committed")
+            }),
+            (
+                Phase::Assigned | Phase::Running | Phase::Committing,
+                RunEvent::Interrupted { failure, committed, may_retry, .. },
+            ) => self.after_attempt(*committed, *may_retry, || failure.clone()),
             // A report that was delivered before.
             (phase @ Phase::Succeeded { .. }, RunEvent::Finished { .. } | RunEvent::Started(_))
-            | (phase @ Phase::Failed(_), RunEvent::Failed(..) | RunEvent::Started(_))
+            | (
+                phase @ Phase::Failed(_),
+                RunEvent::Failed(..) | RunEvent::Interrupted { .. } | RunEvent::Started(_),
+            )
+            | (phase @ Phase::Queued, RunEvent::Interrupted { .. })
             | (phase @ Phase::Cancelled, RunEvent::CancelConfirmed(_) | RunEvent::Started(_)) => {
                 phase.clone()
             }
@@ -215,7 +237,8 @@ impl RunState {
         Ok(RunState { phase, ..self.clone() })
     }
 
-    fn after_lost_lease(&self, committed: bool, may_retry: bool) -> Phase {
+    /// After an attempt that neither ended its work nor failed at it.
+    fn after_attempt(&self, committed: bool, may_retry: bool, failure: impl FnOnce() -> Failure) -> Phase {
         if committed {
             // The data is safe; what is unknown is only what the agent did after it, such as its hooks.
             return Phase::Succeeded { warnings: 1 };
@@ -223,10 +246,7 @@ impl RunState {
         match (self.intent, may_retry) {
             (Intent::Cancel, _) => Phase::Cancelled,
             (Intent::Finish, true) => Phase::Queued,
-            (Intent::Finish, false) => Phase::Failed(
-                Failure::new(ErrorCode::AgentLost, "the agent fell silent and its lease ended")
-                    .at_stake("nothing of this run was committed"),
-            ),
+            (Intent::Finish, false) => Phase::Failed(failure()),
         }
     }
 }
@@ -237,6 +257,7 @@ impl RunEvent {
             RunEvent::Started(attempt)
             | RunEvent::CommitStarted(attempt)
             | RunEvent::Finished { attempt, .. }
+            | RunEvent::Interrupted { attempt, .. }
             | RunEvent::Failed(attempt, _)
             | RunEvent::CancelConfirmed(attempt) => Some(*attempt),
             RunEvent::Assigned
@@ -253,6 +274,7 @@ impl RunEvent {
             RunEvent::CommitStarted(_) => "commit started",
             RunEvent::Finished { .. } => "finished",
             RunEvent::Failed(..) => "failed",
+            RunEvent::Interrupted { .. } => "interrupted",
             RunEvent::CancelConfirmed(_) => "cancel confirmed",
             RunEvent::CancelAsked => "cancel asked",
             RunEvent::LeaseLost { .. } => "lease lost",
@@ -269,6 +291,11 @@ mod tests {
 
     fn failure() -> Failure {
         Failure::new(ErrorCode::ToolFailed, "pg_dump ended with exit status 1")
+    }
+
+    fn interrupted(committed: bool, may_retry: bool) -> RunEvent {
+        let failure = Failure::new(ErrorCode::AgentDraining, "the agent is stopping");
+        RunEvent::Interrupted { attempt: NOW, failure, committed, may_retry }
     }
 
     fn phases() -> Vec<Phase> {
@@ -290,6 +317,7 @@ mod tests {
             RunEvent::CommitStarted(NOW),
             RunEvent::Finished { attempt: NOW, warnings: 0 },
             RunEvent::Failed(NOW, failure()),
+            interrupted(false, true),
             RunEvent::CancelConfirmed(NOW),
             RunEvent::CancelAsked,
             RunEvent::LeaseLost { committed: false, may_retry: true },
@@ -326,17 +354,18 @@ mod tests {
 
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
-        // Columns: assigned, started, commit started, finished, failed, cancel confirmed, cancel asked, lease lost, refused.
+        // Columns: assigned, started, commit started, finished, failed, interrupted, cancel confirmed, cancel asked,
+        // lease lost, refused.
         assert_eq!(
             walk(),
             [
-                "queued     A-----X-F",
-                "assigned   -R--FXcQF",
-                "running    -RCSFXcQ-",
-                "committing --CSF--Q-",
-                "succeeded  -S-S-----",
-                "failed     -F--F----",
-                "cancelled  -X---X---",
+                "queued     A----Q-X-F",
+                "assigned   -R--FQXcQF",
+                "running    -RCSFQXcQ-",
+                "committing --CSFQ--Q-",
+                "succeeded  -S-S------",
+                "failed     -F--FF----",
+                "cancelled  -X----X---",
             ]
         );
     }
@@ -375,6 +404,17 @@ mod tests {
         let state = RunState { phase: Phase::Running, intent: Intent::Cancel, attempt: NOW };
         let next = state.apply(RunEvent::LeaseLost { committed: false, may_retry: true }).unwrap();
         assert_eq!(next.phase, Phase::Cancelled);
+    }
+
+    #[test]
+    fn an_interruption_after_the_commit_is_a_success_and_without_attempts_left_the_failure_it_is() {
+        let state = |intent| RunState { phase: Phase::Committing, intent, attempt: NOW };
+        let after = |intent, event| state(intent).apply(event).unwrap().phase;
+        assert_eq!(after(Intent::Finish, interrupted(true, true)), Phase::Succeeded { warnings: 1 });
+        assert_eq!(after(Intent::Finish, interrupted(false, true)), Phase::Queued);
+        assert_eq!(after(Intent::Cancel, interrupted(false, true)), Phase::Cancelled);
+        let Phase::Failed(failure) = after(Intent::Finish, interrupted(false, false)) else { panic!() };
+        assert_eq!(failure.to_string(), "[HF-5005] the agent is stopping");
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! When the machine itself starts a run over, and when not.
+
+use std::time::Duration;
+
+use holdfast_model::ErrorCode;
+use holdfast_model::ids::Attempt;
+use holdfast_model::run::{ATTEMPTS_MAX, RunKind};
+
+/// The longest pause before another attempt.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Whether the kind of run, and the number of attempts so far, allow another one.
+pub fn may_retry(kind: RunKind, attempt: Attempt) -> bool {
+    kind.may_restart_itself() && attempt.0 < ATTEMPTS_MAX
+}
+
+/// Whether a failure only says that the attempt was cut short, and nothing of its work: the agent is stopping or has no
+/// room, or the way between it and the controller was gone. Other failures that may pass are left to whoever asked for
+/// the run: a database that ends `pg_dump` once is likely to do it again.
+pub fn is_interruption(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::AgentDraining
+            | ErrorCode::QueueFull
+            | ErrorCode::ControllerUnreachable
+            | ErrorCode::SessionReplaced
+            | ErrorCode::AgentOffline
+    )
+}
+
+/// How long an interrupted run waits before its next attempt.
+pub fn pause_after(attempt: Attempt) -> Duration {
+    let seconds = 1u64.checked_shl(attempt.0.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_is_never_started_over_and_a_backup_not_for_ever() {
+        assert!(may_retry(RunKind::Backup, Attempt(ATTEMPTS_MAX - 1)));
+        assert!(!may_retry(RunKind::Backup, Attempt(ATTEMPTS_MAX)));
+        assert!(!may_retry(RunKind::Restore, Attempt::FIRST));
+    }
+
+    #[test]
+    fn what_says_something_of_the_work_is_no_interruption() {
+        let interruptions: Vec<String> = ErrorCode::ALL
+            .iter()
+            .filter(|code| is_interruption(**code))
+            .map(|code| {
+                assert_eq!(code.retry(), holdfast_model::error_code::Retry::Transient, "{code}");
+                code.to_string()
+            })
+            .collect();
+        assert_eq!(interruptions, ["HF-4008", "HF-4015", "HF-4019", "HF-4021", "HF-5005"]);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_minute() {
+        let pauses: Vec<u64> = (1..=8).map(|number| pause_after(Attempt(number)).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pause_after(Attempt(u32::MAX)), PAUSE_MAX);
+    }
+}
