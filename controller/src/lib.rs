@@ -8,6 +8,7 @@
 //! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
 //! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
+//! | once a day | [`upkeep`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -38,6 +39,7 @@ pub mod server;
 pub mod session;
 pub mod session_registry;
 pub mod store;
+pub mod upkeep;
 pub mod verify;
 
 use std::net::SocketAddr;
@@ -154,6 +156,8 @@ impl Controller {
         })?;
         let address =
             listener.local_addr().map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+        let renewed = upkeep::run(core.clone(), identity.clone(), config.tls.names.clone());
+        tasks.spawn("upkeep", OnEnd::Essential, renewed);
         let served = core.clone();
         tasks.spawn("server", OnEnd::Essential, async move {
             if let Err(failure) = server::serve(served.clone(), listener, identity).await {
@@ -180,7 +184,7 @@ fn open_store(
     EmbeddedStore::open(settings, clock.clone(), tasks).map_err(|error| store_failure(&error))
 }
 
-fn pki_failure(error: &PkiError) -> Failure {
+pub(crate) fn pki_failure(error: &PkiError) -> Failure {
     Failure::from_error(error.code(), error)
 }
 

@@ -135,6 +135,32 @@ impl Repositories {
         }
     }
 
+    /// Removes the folders of indexes that are not open and were last opened or closed before a time, in seconds since
+    /// 1970. Blocks.
+    ///
+    /// # Errors
+    /// `HF-4004`.
+    pub fn remove_unused_indexes(&self, before: i64) -> Result<(), Failure> {
+        use std::os::unix::fs::MetadataExt as _;
+        let failed = |error: std::io::Error| Failure::from_error(ErrorCode::StateUnavailable, &error);
+        // Held, so that none of them is opened meanwhile.
+        let open = self.indexes.lock();
+        let folders = match std::fs::read_dir(&self.index_folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        for folder in folders {
+            let folder = folder.map_err(failed)?;
+            let is_open = folder.file_name().to_str().is_some_and(|name| open.contains_key(name));
+            let used = std::fs::metadata(folder.path().join("marker")).or_else(|_| folder.metadata());
+            if !is_open && used.map_err(failed)?.mtime() < before {
+                std::fs::remove_dir_all(folder.path()).map_err(failed)?;
+                tracing::info!(folder = %folder.path().display(), "removed the index of a repository not in use");
+            }
+        }
+        Ok(())
+    }
+
     fn location(&self, spec: &RepositorySpec) -> Result<Location, Failure> {
         Location::from_str(&spec.url).map_err(|error| Failure::from_error(error.code(), &error))
     }
