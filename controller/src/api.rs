@@ -31,6 +31,13 @@ pub fn caller_of<T>(request: &Request<T>) -> Caller {
     request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody)
 }
 
+/// The trace that runs asked for by this call belong to: the call's own place in it, or, where this process records none,
+/// the caller's.
+pub fn traceparent_of<T>(request: &Request<T>) -> Option<String> {
+    let of_caller = || request.metadata().get("traceparent")?.to_str().ok().map(str::to_owned);
+    holdfast_runtime::telemetry::traceparent(&tracing::Span::current()).or_else(of_caller)
+}
+
 /// A request that may be repeated: its key within the caller's own, and what tells it from another request.
 pub struct Repeatable {
     key: String,

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use holdfast_model::fleet::{API, FleetError, read_yaml};
 use holdfast_model::{ErrorCode, Failure};
+use holdfast_runtime::telemetry::{LogFormat, TelemetrySettings};
 use serde::{Deserialize, Serialize};
 
 /// Beginning of the environment variables that override keys: `HOLDFAST_CONTROLLER__GRPC__LISTEN`.
 pub const ENVIRONMENT_PREFIX: &str = "HOLDFAST_CONTROLLER__";
 
 /// What `controller.yaml` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerConfig {
     /// Always `holdfast/v1`.
@@ -62,14 +63,47 @@ impl Default for TlsConfig {
 }
 
 /// Logs and traces.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// How logs look.
     pub logs: LogsFormat,
+    /// What is logged, such as `info,holdfast_controller=debug`.
+    pub filter: String,
+    /// Which share of the traces that begin here is recorded, 0 to 1. Those that begin elsewhere are recorded when they
+    /// are there.
+    pub sampled_share: f64,
     /// Where traces go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<OtlpConfig>,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        let settings = TelemetrySettings::new("holdfast-controller", crate::VERSION);
+        Self {
+            logs: LogsFormat::default(),
+            filter: settings.filter,
+            sampled_share: settings.sampled_share,
+            otlp: None,
+        }
+    }
+}
+
+impl TelemetryConfig {
+    /// As the runtime takes them.
+    pub fn settings(&self) -> TelemetrySettings {
+        TelemetrySettings {
+            format: match self.logs {
+                LogsFormat::Text => LogFormat::Text,
+                LogsFormat::Json => LogFormat::Json,
+            },
+            filter: self.filter.clone(),
+            otlp_endpoint: self.otlp.as_ref().map(|otlp| otlp.endpoint.clone()),
+            sampled_share: self.sampled_share,
+            ..TelemetrySettings::new("holdfast-controller", crate::VERSION)
+        }
+    }
 }
 
 /// How logs look.
@@ -166,6 +200,13 @@ impl ControllerConfig {
                     "{file}: `limits.lease_seconds` is {}, 5 to 3600 are possible",
                     config.limits.lease_seconds
                 ),
+            ));
+        }
+        let share = config.telemetry.sampled_share;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Failure::new(
+                ErrorCode::FileInvalid,
+                format!("{file}: `telemetry.sampled_share` is {share}, 0 to 1 are possible"),
             ));
         }
         Ok(config)

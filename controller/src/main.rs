@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use holdfast_controller::config::{ControllerConfig, ENVIRONMENT_PREFIX, LogsFormat};
-use holdfast_controller::{Controller, VERSION};
-use holdfast_runtime::SystemClock;
+use holdfast_controller::Controller;
+use holdfast_controller::config::{ControllerConfig, ENVIRONMENT_PREFIX};
 use holdfast_runtime::durable_file::{Access, replace};
-use holdfast_runtime::telemetry::{LogFormat, TelemetrySettings, init as init_telemetry};
 use holdfast_runtime::tls::install_crypto_provider;
+use holdfast_runtime::{SystemClock, telemetry};
 
 /// The controller of a Holdfast fleet.
 #[derive(Parser)]
@@ -101,13 +100,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: ControllerConfig) -> anyhow::Result<ExitCode> {
-    let mut telemetry = TelemetrySettings::new("holdfast-controller", VERSION);
-    telemetry.format = match config.telemetry.logs {
-        LogsFormat::Text => LogFormat::Text,
-        LogsFormat::Json => LogFormat::Json,
-    };
-    telemetry.otlp_endpoint = config.telemetry.otlp.as_ref().map(|otlp| otlp.endpoint.clone());
-    let _telemetry = init_telemetry(&telemetry).context("set up logging")?;
+    let _telemetry = telemetry::init(&config.telemetry.settings()).context("set up logging")?;
     let controller = Controller::start(config, SystemClock::shared()).await?;
     controller.stop_on_signals().context("handle signals")?;
     // Without systemd there is nobody to tell.

@@ -18,3 +18,4 @@ mod postgres;
 mod s3;
 mod snapshots;
 mod sqlite;
+mod tracing;

@@ -5,6 +5,7 @@
 
 pub mod canary;
 pub mod fleet;
+pub mod otlp;
 pub mod postgres;
 pub mod process;
 pub mod restic;

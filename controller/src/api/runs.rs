@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Repeatable, caller_of, reply};
+use super::{Repeatable, caller_of, reply, traceparent_of};
 use crate::access::Caller;
 use crate::core::Core;
 use crate::records::Batch;
@@ -295,9 +295,12 @@ pub async fn queue_runs(
     core: &Core,
     caller: &Caller,
     action: &str,
-    new: Vec<NewRun>,
+    mut new: Vec<NewRun>,
     repeatable: Option<&Repeatable>,
 ) -> Result<Vec<Run>, Failure> {
+    for new in new.iter_mut().filter(|new| new.traceparent.is_none()) {
+        new.traceparent = holdfast_runtime::telemetry::traceparent(&tracing::Span::current());
+    }
     let target: Vec<String> = new
         .iter()
         .map(|new| new.spec.source().map_or_else(|| new.spec.kind().to_string(), ToString::to_string))
@@ -381,8 +384,7 @@ impl RunService for Runs {
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         let caller = caller_of(&request);
-        let traceparent =
-            request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let traceparent = traceparent_of(&request);
         let runs = self.start_inner(&caller, request.into_inner(), traceparent).await;
         reply(runs.map(|runs| v1::StartResponse { runs: runs.iter().map(Into::into).collect() }))
     }

@@ -212,6 +212,14 @@ pub fn adopt_trace_context(span: &tracing::Span, headers: &HeaderMap) {
     }
 }
 
+/// The trace context of a span as a `traceparent`, to be kept with work that is done later. None where no trace is
+/// recorded.
+pub fn traceparent(span: &tracing::Span) -> Option<String> {
+    let mut headers = HeaderMap::new();
+    inject_trace_context(span, &mut headers);
+    headers.get("traceparent")?.to_str().ok().map(str::to_owned)
+}
+
 /// The id of the trace a span belongs to, as 32 hexadecimal digits, for error messages and events.
 pub fn trace_id(span: &tracing::Span) -> Option<String> {
     let context = span.context();
