@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_model::ids::AgentName;
 use holdfast_model::{ErrorCode, Failure};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// What a bearer of a token may do.
@@ -81,6 +82,8 @@ pub enum Caller {
         name: Arc<str>,
         /// Its role.
         role: Role,
+        /// When the token ends.
+        not_after: Timestamp,
     },
 }
 
@@ -228,7 +231,7 @@ mod tests {
             assert_eq!(may(&Caller::Nobody), *access == Access::Public, "{path}: nobody");
             assert_eq!(may(&agent), matches!(access, Access::Public | Access::Agent), "{path}: agent");
             for role in Role::ALL {
-                let caller = Caller::Operator { name: "t".into(), role };
+                let caller = Caller::Operator { name: "t".into(), role, not_after: Timestamp::MAX };
                 let expected = match access {
                     Access::Public => true,
                     Access::Agent => false,
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_destroys_or_restores_is_closed_to_those_who_only_look() {
-        let viewer = Caller::Operator { name: "t".into(), role: Role::Viewer };
+        let viewer = Caller::Operator { name: "t".into(), role: Role::Viewer, not_after: Timestamp::MAX };
         for method in
             ["FleetService/Apply", "RestoreService/Run", "SnapshotService/Release", "StatusService/Audit"]
         {
@@ -254,7 +257,7 @@ mod tests {
     fn an_unknown_method_is_denied_without_saying_so() {
         let nobody = check("/holdfast.v1.Secret/Get", &Caller::Nobody).unwrap_err();
         assert_eq!(nobody.code, ErrorCode::NotAuthenticated);
-        let admin = Caller::Operator { name: "t".into(), role: Role::Admin };
+        let admin = Caller::Operator { name: "t".into(), role: Role::Admin, not_after: Timestamp::MAX };
         assert_eq!(check("/holdfast.v1.Secret/Get", &admin).unwrap_err().code, ErrorCode::NotPermitted);
     }
 }

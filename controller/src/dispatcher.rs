@@ -114,6 +114,7 @@ async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    expect_as_much_as_last_time(core, run).await?;
     let run = core.runs.apply(run.id, "controller", RunEvent::Assigned, Outcome::default()).await?;
     let attempt = run.state.attempt;
     match (&run.agent, order) {
@@ -124,6 +125,16 @@ async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
             }
         }
         _ => core.maintain(run),
+    }
+    Ok(())
+}
+
+/// A backup deals with about as much as the one before it.
+async fn expect_as_much_as_last_time(core: &Core, run: &Run) -> Result<(), Failure> {
+    if let RunSpec::Backup { source, .. } = &run.spec
+        && let Some(last) = core.catalog.latest(source, None, |_| true).await?
+    {
+        core.runs.expect(run.id, last.logical_bytes, last.files);
     }
     Ok(())
 }

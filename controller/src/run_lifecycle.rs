@@ -46,6 +46,8 @@ struct ActiveRun {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// When its lease ends; none while it is queued.
     lease_ends: Option<Instant>,
+    /// Bytes and files that it is expected to deal with.
+    expected: (u64, u64),
     /// When its next attempt may begin, after one that was interrupted.
     rests_until: Option<Instant>,
 }
@@ -320,13 +322,26 @@ impl RunLifecycle {
         Ok(entry.run.clone())
     }
 
+    /// How many bytes and files a run is expected to deal with, for progress that says nothing of it. Not durable.
+    pub fn expect(&self, id: RunId, bytes: u64, files: u64) {
+        if let Some(entry) = self.inner.active.lock().get_mut(&id) {
+            entry.expected = (bytes, files);
+        }
+    }
+
     /// Takes lossy counters; wrong ones are dropped without a word.
-    pub fn progress(&self, id: RunId, attempt: Attempt, agent: &AgentName, progress: Progress) {
+    pub fn progress(&self, id: RunId, attempt: Attempt, agent: &AgentName, mut progress: Progress) {
         let mut active = self.inner.active.lock();
         if let Some(entry) = active.get_mut(&id)
             && entry.run.agent.as_ref() == Some(agent)
             && entry.run.state.attempt == attempt
         {
+            let (bytes, files) = entry.expected;
+            if progress.bytes_total == 0 && bytes > 0 {
+                // An expectation that turns out to be too low grows with what is done.
+                progress.bytes_total = bytes.max(progress.bytes_done);
+                progress.files_total = files.max(progress.files_done);
+            }
             entry.run.progress = progress;
             entry.published.send_replace(Arc::new(entry.run.clone()));
         }
@@ -477,7 +492,15 @@ impl CommitGuard {
 impl ActiveRun {
     fn new(run: Run, version: u64, lease_ends: Option<Instant>) -> Self {
         let published = watch::Sender::new(Arc::new(run.clone()));
-        Self { run, version, published, turn: Arc::default(), lease_ends, rests_until: None }
+        Self {
+            run,
+            version,
+            published,
+            turn: Arc::default(),
+            lease_ends,
+            expected: (0, 0),
+            rests_until: None,
+        }
     }
 }
 

@@ -211,5 +211,5 @@ async fn identify(
             .then("holdfast context show"),
         other => Failure::from_error(other.code(), &other),
     })?;
-    Ok(Caller::Operator { name: token.name.into(), role: token.role })
+    Ok(Caller::Operator { name: token.name.into(), role: token.role, not_after: token.not_after })
 }

@@ -4,6 +4,7 @@ use holdfast_model::ErrorCode;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
+use holdfast_runtime::{Clock as _, SystemClock};
 use holdfast_tests::wait::until_async;
 use holdfast_tests::{Fleet, TreeSpec};
 
@@ -76,8 +77,7 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     fleet.stop_agent("a1").await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
     let waiting = until_async("the run to say what it waits for", DEADLINE, async || {
-        let request = v1::GetRunRequest { run_id: run.id.clone() };
-        let now = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        let now = run_now(&fleet, &run).await;
         (!now.waiting_for.is_empty()).then_some(now)
     })
     .await;
@@ -89,10 +89,13 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     fleet.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_agent_stops_in_the_middle_is_done_when_it_is_back() {
-    let mut fleet = Fleet::start().await;
-    with_tree(&fleet).await;
+fn gate(program: &[&str]) -> holdfast_agent::config::Hook {
+    let command = program.iter().map(ToString::to_string).collect();
+    holdfast_agent::config::Hook { command, timeout: DEADLINE }
+}
+
+/// Declares the tree with a hook before its backups, and starts the agent with what the hook runs.
+async fn with_gated_tree(fleet: &mut Fleet, program: &[&str]) {
     let paths = fleet.path().join("data").display().to_string();
     fleet
         .apply(&format!(
@@ -100,22 +103,59 @@ async fn a_run_whose_agent_stops_in_the_middle_is_done_when_it_is_back() {
         ))
         .await
         .unwrap();
-    let gate = |program: &[&str]| holdfast_agent::config::Hook {
-        command: program.iter().map(ToString::to_string).collect(),
-        timeout: DEADLINE,
-    };
     fleet.stop_agent("a1").await;
     fleet.configure_agent("a1", |config| {
-        config.hooks.insert("gate".parse().unwrap(), gate(&["sleep", "60"]));
+        config.hooks.insert("gate".parse().unwrap(), gate(program));
         config.drain_grace = std::time::Duration::from_millis(100);
     });
     fleet.start_agent("a1").await;
+}
+
+async fn run_now(fleet: &Fleet, run: &v1::Run) -> v1::Run {
+    let request = v1::GetRunRequest { run_id: run.id.clone() };
+    fleet.runs().get(request).await.unwrap().into_inner().run.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_expected_to_be_as_large_as_the_last() {
+    let mut fleet = Fleet::start().await;
+    with_tree(&fleet).await;
+    fleet.backup_well("tree", "full").await;
+    let last = fleet.snapshots_of("tree").await.swap_remove(0);
+    with_gated_tree(&mut fleet, &["sleep", "60"]).await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
-    let request = || v1::GetRunRequest { run_id: run.id.clone() };
-    let now = async || fleet.runs().get(request()).await.unwrap().into_inner().run.unwrap();
-    until_async("the run to begin", DEADLINE, async || (now().await.phase == "running").then_some(())).await;
+    let totals = until_async("counters of the run", DEADLINE, async || {
+        let progress = run_now(&fleet, &run).await.progress?;
+        (progress.bytes_total > 0).then_some((progress.bytes_total, progress.files_total))
+    })
+    .await;
+    assert_eq!(totals, (last.logical_bytes, last.files));
+    fleet.runs().cancel(v1::CancelRunRequest { run_id: run.id.clone() }).await.unwrap();
+    assert_eq!(fleet.ended(&run).await.phase, "cancelled");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_is_told_who_he_is_and_until_when() {
+    let fleet = Fleet::controller_alone().await;
+    let told = fleet.status().whoami(v1::WhoamiRequest {}).await.unwrap().into_inner();
+    assert_eq!((told.name.as_str(), told.role.as_str()), ("admin", "admin"));
+    let left = told.not_after.unwrap().seconds - SystemClock.now().as_second();
+    let year = 365 * 24 * 3600;
+    assert!((year - 60..=year).contains(&left), "the first token is good for a year, {left} s are left");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_agent_stops_in_the_middle_is_done_when_it_is_back() {
+    let mut fleet = Fleet::start().await;
+    with_tree(&fleet).await;
+    with_gated_tree(&mut fleet, &["sleep", "60"]).await;
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    let begun = async || (run_now(&fleet, &run).await.phase == "running").then_some(());
+    until_async("the run to begin", DEADLINE, begun).await;
     fleet.stop_agent("a1").await;
-    let waiting = fleet.runs().get(request()).await.unwrap().into_inner().run.unwrap();
+    let waiting = run_now(&fleet, &run).await;
     assert_eq!((waiting.phase.as_str(), waiting.attempt), ("queued", 1), "{waiting:?}");
     fleet.configure_agent("a1", |config| drop(config.hooks.insert("gate".parse().unwrap(), gate(&["true"]))));
     fleet.start_agent("a1").await;

@@ -252,11 +252,12 @@ impl StatusService for StatusApi {
         &self,
         request: Request<v1::WhoamiRequest>,
     ) -> Result<Response<v1::WhoamiResponse>, Status> {
-        let (name, role) = match caller_of(&request) {
-            Caller::Operator { name, role } => (name.to_string(), role.as_str().to_owned()),
-            other => (other.actor(), String::new()),
+        let (name, role, not_after) = match caller_of(&request) {
+            Caller::Operator { name, role, not_after } => {
+                (name.to_string(), role.as_str().to_owned(), Some(timestamp(not_after)))
+            }
+            other => (other.actor(), String::new(), None),
         };
-        let not_after = None;
         reply(Ok(v1::WhoamiResponse { name, role, controller_version: crate::VERSION.to_owned(), not_after }))
     }
 }

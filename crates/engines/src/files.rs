@@ -17,6 +17,7 @@ use holdfast_model::manifest::{FilesManifest, Manifest};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::FilesConfig;
 
+use crate::path_target::preview::count_text;
 use crate::path_target::{remove, swap};
 use crate::{
     Capture, Engine, EngineContext, EngineError, FileType, ProbeReport, RestoreOrder, SnapshotContents,
@@ -92,9 +93,11 @@ impl FilesEngine {
                 break;
             }
         }
-        report.steps.push(("walk".to_owned(), format!("{entries} entries, {files} files")));
+        let walked = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
+        report.steps.push(("walk".to_owned(), format!("{walked}, {}", count_text(files, "file"))));
         if let Some(first) = first_unreadable {
-            report.warnings.push(format!("{unreadable} items cannot be read, such as {first}"));
+            let items = count_text(unreadable, "item");
+            report.warnings.push(format!("{items} cannot be read, such as {first}"));
         }
         Ok(report)
     }

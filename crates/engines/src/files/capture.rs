@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::walk::{Step, Walker};
 use crate::file_gate::{FILE_GATE, FileId, HeldBySqlite};
+use crate::path_target::preview::count_text;
 use crate::{Capture, Content, EngineContext, EngineError, Entry, FileType, StoredSummary};
 
 /// How many files whose attributes could not be read are named in the log.
@@ -95,8 +96,10 @@ impl Capture for FilesCapture {
         }
         if stored.files + stored.unreadable_count != self.totals.files {
             let message = format!(
-                "{} files were found, but {} were stored and {} could not be read",
-                self.totals.files, stored.files, stored.unreadable_count
+                "{} found, but {} stored and {} could not be read",
+                count_text(self.totals.files, "file"),
+                stored.files,
+                stored.unreadable_count
             );
             return Err(EngineError::new(ErrorCode::CaptureInconsistent, message));
         }
@@ -110,7 +113,8 @@ impl Capture for FilesCapture {
         self.unreadable.truncate(UNREADABLE_NAMED_MAX);
         if self.attribute_warnings > ATTRIBUTE_WARNINGS_MAX {
             let more = self.attribute_warnings - ATTRIBUTE_WARNINGS_MAX;
-            self.context.log.warn(&format!("{more} more files were saved without their extended attributes"));
+            let more = count_text(more, "more file");
+            self.context.log.warn(&format!("{more} saved without their extended attributes"));
         }
         Ok(Manifest {
             version: 1,

@@ -11,7 +11,7 @@ use holdfast_model::restore::{CheckOutcome, Placement, RestorePreview, RestoreRe
 use super::patterns::Patterns;
 use super::roots::{Roots, normalise, tree_path};
 use super::walk::{Step, Walker};
-use crate::path_target::preview::{check, free_bytes, preview_paths, size_text};
+use crate::path_target::preview::{check, count_text, free_bytes, preview_paths, size_text};
 use crate::path_target::{
     Occupant, PathTarget, beside_name, check_allowed, check_free, nearest_existing, occupant, remove, resolve,
 };
@@ -177,7 +177,7 @@ fn extract_all(
     }
     report.items = found.files;
     compare(&found, contents.manifest(), plan.is_part)?;
-    let detail = format!("{} files, {}", found.files, size_text(found.bytes));
+    let detail = format!("{}, {}", count_text(found.files, "file"), size_text(found.bytes));
     let detail = if plan.is_part { detail } else { format!("{detail}, as in the manifest") };
     report.checks.push(check("files", CheckOutcome::Ok, detail));
     Ok(report)
@@ -251,9 +251,11 @@ pub(super) fn compare(found: &FilesManifest, manifest: &Manifest, is_part: bool)
     if (found.files, found.bytes) == (expected.files, expected.bytes) {
         return Ok(());
     }
+    let text = |files, bytes| format!("{} of {}", count_text(files, "file"), count_text(bytes, "byte"));
     let message = format!(
-        "{} files of {} bytes were restored, but the manifest says {} files of {} bytes",
-        found.files, found.bytes, expected.files, expected.bytes
+        "restored were {}, but the manifest says {}",
+        text(found.files, found.bytes),
+        text(expected.files, expected.bytes)
     );
     Err(EngineError::new(ErrorCode::RestoreMismatch, message))
 }

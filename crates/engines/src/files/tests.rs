@@ -339,7 +339,7 @@ async fn counts_that_disagree_fail_the_capture() {
     while capture.next_entry().unwrap().is_some() {}
     let error = capture.finish(StoredSummary { files: 1, ..StoredSummary::default() }).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::CaptureInconsistent);
-    assert_eq!(error.to_string(), "2 files were found, but 1 were stored and 0 could not be read");
+    assert_eq!(error.to_string(), "2 files found, but 1 stored and 0 could not be read");
 
     let capture = engine.open_capture(&context()).await.unwrap();
     let error = capture.finish(StoredSummary::default()).await.unwrap_err();

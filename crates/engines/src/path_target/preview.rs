@@ -111,6 +111,11 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// So many of a thing, whose name takes an `s` for more than one.
+pub(crate) fn count_text(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// A size for people, in binary units.
 pub(crate) fn size_text(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -123,4 +128,15 @@ pub(crate) fn size_text(bytes: u64) -> String {
         unit = larger;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        let texts = [0, 1, 2].map(|count| count_text(count, "file"));
+        assert_eq!(texts, ["0 files", "1 file", "2 files"]);
+    }
 }

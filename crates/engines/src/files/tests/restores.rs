@@ -56,7 +56,7 @@ async fn a_restore_goes_beside_the_original_and_can_be_discarded() {
     assert_eq!(fs::read_link(beside.join("conf/link")).unwrap(), Path::new("a"));
     assert_eq!(fs::read_to_string(&original).unwrap(), "changed");
     assert_eq!((report.items, report.targets.clone()), (1, preview.targets));
-    assert_eq!(report.checks.last().unwrap().detail, "1 files, 3 B, as in the manifest");
+    assert_eq!(report.checks.last().unwrap().detail, "1 file, 3 B, as in the manifest");
 
     let error = engine.restore(&order, contents, &context()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::TargetExists);
@@ -193,10 +193,7 @@ async fn a_restore_that_lacks_a_file_is_removed_and_fails() {
     let order = order(Placement::Into(text(&into)), &[]);
     let error = engine.restore(&order, contents.clone(), &context()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::RestoreMismatch);
-    assert_eq!(
-        error.to_string(),
-        "1 files of 1 bytes were restored, but the manifest says 2 files of 2 bytes"
-    );
+    assert_eq!(error.to_string(), "restored were 1 file of 1 byte, but the manifest says 2 files of 2 bytes");
     assert!(!tree.base.join("new").exists(), "the folders made on the way are gone, too");
     fs::create_dir_all(&into).unwrap();
     engine.restore(&order, contents, &context()).await.unwrap_err();
