@@ -74,7 +74,7 @@ impl Core {
             && let Some(name) = run.spec.repository()
         {
             let repository = self.repository(name).await?;
-            committed = self.catalog.committed_by(&repository, run.id).await?;
+            committed = self.catalog.committed_by(&repository, run.id).await?.map(|record| record.id);
         }
         self.runs.lease_lost(run.id, run.state.attempt, committed, only_if_expired).await
     }
