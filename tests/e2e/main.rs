@@ -12,6 +12,8 @@ mod documentation;
 mod error_pages;
 mod files;
 mod harness;
+mod kill_points;
+mod kill_restores;
 mod kills;
 mod postgres;
 mod s3;
