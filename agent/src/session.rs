@@ -26,7 +26,7 @@ use conversation::Conversation;
 use crate::dial::{self, Link};
 use crate::executor::Executor;
 use crate::host;
-use crate::identity::Identity;
+use crate::identity::{Identity, Validity};
 use crate::inquiry::Inquirer;
 use crate::outbox::Outbox;
 
@@ -112,7 +112,7 @@ pub async fn keep_session(parts: SessionParts) {
                 backoff.reset();
                 continue;
             }
-            Ended::Lost(failure) => failure,
+            Ended::Lost(failure) => explain(&parts, failure),
         };
         // Two agents with one identity, each of which ends the other's session, must not do so without pause; whatever
         // else ended a session that had come to be, such as restarts of the controller, is no reason to stay away.
@@ -131,6 +131,22 @@ pub async fn keep_session(parts: SessionParts) {
             return;
         }
     }
+}
+
+/// A certificate that is not valid now, by the clock of this host, is why no connection comes to be. The controller's
+/// refusal often is not heard: it closes the connection while the agent still speaks.
+fn explain(parts: &SessionParts, failure: Failure) -> Failure {
+    let (validity, now) = (parts.identity.validity(), parts.clock.now());
+    if failure.code != ErrorCode::ControllerUnreachable
+        || (validity.not_before <= now && now <= validity.not_after)
+    {
+        return failure;
+    }
+    let Validity { not_before, not_after } = validity;
+    let message = format!(
+        "the certificate of this agent is valid from {not_before} to {not_after}, and it is {now:.0} here"
+    );
+    Failure::new(ErrorCode::CertificateRejected, message).because(failure.message)
 }
 
 async fn one_session(parts: &SessionParts) -> Ended {

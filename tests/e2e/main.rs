@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod clocks;
 mod control;
 mod deploy;
 mod documentation;
@@ -15,7 +16,9 @@ mod harness;
 mod kill_points;
 mod kill_restores;
 mod kills;
+mod partitions;
 mod postgres;
 mod s3;
+mod secrets;
 mod snapshots;
 mod sqlite;

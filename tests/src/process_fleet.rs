@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::fleet::{Operator, REPOSITORY_PASSWORD};
 use crate::wait::until_async;
-use crate::{Process, Restic, free_port, run, workspace};
+use crate::{Process, Proxy, Restic, free_port, run, workspace};
 
 /// How long a program may take to answer after a start, or to come to a place it was expected at.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -53,6 +53,7 @@ pub struct ProcessFleet {
     agent: Process,
     operator: Operator,
     places: Vec<&'static str>,
+    network: Option<Proxy>,
     dir: TempDir,
 }
 
@@ -83,10 +84,18 @@ impl ProcessFleet {
     /// Starts both, with a repository `main` in [`ProcessFleet::repository`]. `places` are those that the test may
     /// hold them at.
     pub async fn start(places: impl IntoIterator<Item = &'static str>) -> Self {
+        Self::build(places.into_iter().collect(), false).await
+    }
+
+    /// As [`ProcessFleet::start`], with a network between the two that the test may cut.
+    pub async fn start_apart(places: impl IntoIterator<Item = &'static str>) -> Self {
+        Self::build(places.into_iter().collect(), true).await
+    }
+
+    async fn build(places: Vec<&'static str>, apart: bool) -> Self {
         install_crypto_provider();
         let dir = crate::temp_dir("processes");
         let path = dir.path();
-        let places: Vec<_> = places.into_iter().collect();
         std::fs::create_dir(path.join("hold")).expect("the folder is ours");
         let port = free_port();
         let lease = LEASE.as_secs();
@@ -119,12 +128,14 @@ impl ProcessFleet {
             path.display()
         );
         write(&path.join("agent.yaml"), &agent_yaml);
+        let network = if apart { Some(Proxy::start(port).await) } else { None };
+        let dialled = format!("https://127.0.0.1:{}", network.as_ref().map_or(port, Proxy::port));
         let mut enroll = Command::new(workspace::binary("holdfast-agent"));
-        enroll.args(["enroll", "--name", "a1", "--controller", &operator.address, "--ca-pin", &token.ca_pin]);
+        enroll.args(["enroll", "--name", "a1", "--controller", &dialled, "--ca-pin", &token.ca_pin]);
         enroll.arg("--data-dir").arg(path.join("agent")).env("HOLDFAST_ENROLL_TOKEN", &token.token);
         drop(run(&mut enroll, DEADLINE).expect_success());
         let agent = start(Program::Agent, path, &places);
-        let fleet = Self { controller, agent, operator, places, dir };
+        let fleet = Self { controller, agent, operator, places, network, dir };
         let yaml = format!(
             "repositories:\n  main: {{ url: \"file://{}\", encryption: {{ key: {{ file: {} }} }} }}\n",
             fleet.repository().display(),
@@ -160,6 +171,14 @@ impl ProcessFleet {
     pub async fn declare_tree(&self, tree: &Path) {
         let yaml = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
         self.apply(&yaml).await.expect("the source is good");
+    }
+
+    /// The network between agent and controller.
+    ///
+    /// # Panics
+    /// When the fleet was not started with one.
+    pub fn network(&self) -> &Proxy {
+        self.network.as_ref().expect("the fleet was started apart")
     }
 
     /// Kills a program with SIGKILL, as it stands.
