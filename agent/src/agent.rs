@@ -76,6 +76,7 @@ impl Agent {
         let scratch = config.data_dir.join("scratch");
         let recovery = Recovery {
             journal: &journal,
+            outbox: &outbox,
             engines: &engines,
             secrets: &secrets,
             scratch: &scratch,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_model::ids::{Attempt, RunId};
-use holdfast_model::restore::RestoredTarget;
+use holdfast_model::restore::{RestoreReport, RestoredTarget};
 use holdfast_model::run::RunSpec;
 use holdfast_model::source::Source;
 use holdfast_model::{ErrorCode, Failure};
@@ -91,6 +91,22 @@ pub struct JournalEntry {
     /// What a restore is about to make and has not reported yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<RestoredTarget>,
+    /// What is about to take the place of live data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<Promotion>,
+}
+
+/// A promotion, as it is written down before the first rename: enough to bring it to an end whatever happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// The restore that made what is promoted.
+    pub restore: RunId,
+    /// What the run reports when all is swapped, but for the names under which the former data is kept.
+    pub report: RestoreReport,
+    /// What tells the restored data of each target.
+    pub marks: Vec<String>,
+    /// The end of the names under which the former data is kept.
+    pub stamp: String,
 }
 
 /// What one restore made.
@@ -169,6 +185,19 @@ impl Journal {
         .await
     }
 
+    /// A run is about to swap; after a crash the swap is brought to an end. Durable when this returns.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn promoting(&self, run: RunId, promotion: Promotion) -> Result<(), JournalError> {
+        self.change_runs(move |runs| {
+            if let Some(entry) = runs.get_mut(&run) {
+                entry.promotion = Some(promotion);
+            }
+        })
+        .await
+    }
+
     /// A run has ended and left nothing behind that is not accounted for.
     ///
     /// # Errors
@@ -197,6 +226,19 @@ impl Journal {
             restored.drain(..excess);
         })
         .await
+    }
+
+    /// Remembers how targets of a restore changed by a promotion; its other targets stay as they are.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn promoted(&self, restore: RunId, targets: &[RestoredTarget]) -> Result<(), JournalError> {
+        let is_other = |known: &RestoredTarget| {
+            !targets.iter().any(|target| target.restored == known.restored && target.live == known.live)
+        };
+        let others = self.restored(restore).into_iter().filter(is_other);
+        let all = others.chain(targets.iter().cloned()).collect();
+        self.remember(restore, all).await
     }
 
     /// What a restore made on this host, as far as it is still there.
@@ -282,6 +324,7 @@ mod tests {
             spec: serde_json::from_value(spec).unwrap(),
             source: serde_json::from_value(source).unwrap(),
             unfinished: Vec::new(),
+            promotion: None,
         }
     }
 

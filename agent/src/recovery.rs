@@ -1,20 +1,25 @@
 //! After a restart: what runs left behind is removed. Their processes are gone with the agent; what they had not yet
-//! reported does not count, and the controller learns from the first message that they are not in hand any more.
+//! reported does not count, and the controller learns from the first message that they are not in hand any more. But a
+//! promotion that was under way is brought to an end, and reported when the live data was replaced.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_engines::{EngineContext, RunLog, SecretResolver};
+use holdfast_engines::{EngineContext, EngineError, RunLog, SecretResolver};
 use holdfast_model::Failure;
-use holdfast_model::restore::Placement;
+use holdfast_model::restore::{Placement, RestoreReport};
 use holdfast_model::run::RunSpec;
+use holdfast_proto::convert::document;
+use holdfast_proto::v1;
 use holdfast_runtime::{SharedClock, durable_file};
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::EngineFactory;
 use crate::extraction;
-use crate::journal::{Journal, JournalEntry};
+use crate::journal::{Journal, JournalEntry, Promotion};
+use crate::outbox::Outbox;
+use crate::run_log::RunLogger;
 
 /// How long the removal of what one restore left may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,6 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// What the removal needs.
 pub(crate) struct Recovery<'a> {
     pub(crate) journal: &'a Journal,
+    pub(crate) outbox: &'a Outbox,
     pub(crate) engines: &'a EngineFactory,
     pub(crate) secrets: &'a Arc<dyn SecretResolver>,
     pub(crate) scratch: &'a Path,
@@ -58,12 +64,16 @@ impl Recovery<'_> {
         })?;
         for entry in self.journal.runs() {
             tracing::info!(run = %entry.run, attempt = %entry.attempt, "the agent ended during this run");
-            match self.remove_unfinished(&entry).await {
+            let put_right = match &entry.promotion {
+                Some(promotion) => self.settle(&entry, promotion).await,
+                None => self.remove_unfinished(&entry).await,
+            };
+            match put_right {
                 Ok(()) => self.journal.end(entry.run, entry.attempt).await?,
                 Err(failure) => tracing::warn!(
                     run = %entry.run,
                     %failure,
-                    "what an interrupted restore left behind could not be removed; it is tried again at the next start"
+                    "what an interrupted restore left behind could not be put right; it is tried again at the next start"
                 ),
             }
         }
@@ -89,17 +99,53 @@ impl Recovery<'_> {
             tracing::warn!(%target, "an interrupted restore may have left a part of its target; it is not removed by itself");
             return Ok(());
         }
-        let context = EngineContext {
+        let context = self.context();
+        let engine = (self.engines)(&entry.source);
+        self.in_time(&context, engine.discard(&entry.unfinished, &context)).await
+    }
+
+    /// Brings a promotion to an end. One that was done is reported as what it is: the data that is live now is the
+    /// restored, and what it replaced can be discarded.
+    async fn settle(&self, entry: &JournalEntry, promotion: &Promotion) -> Result<(), Failure> {
+        let context = self.context();
+        let engine = (self.engines)(&entry.source);
+        let Promotion { restore, report, marks, stamp } = promotion;
+        let settling = engine.settle(&report.targets, marks, stamp, &context);
+        let Some(targets) = self.in_time(&context, settling).await? else {
+            tracing::warn!(run = %entry.run, "the live data was not replaced; what was restored is kept");
+            return Ok(());
+        };
+        self.journal.promoted(*restore, &targets).await?;
+        if self.outbox.ended_runs().contains(&(entry.run, entry.attempt)) {
+            return Ok(());
+        }
+        let log = RunLogger::new(entry.run, entry.attempt, self.clock.clone());
+        log.warn("the agent ended while it replaced the live data: it is replaced, the hook after it may not have run");
+        log.flush(self.outbox).await?;
+        let restored_json = document(&RestoreReport { targets, ..report.clone() });
+        let finished = v1::Finished { warnings: log.warnings(), restored_json, progress: None };
+        self.outbox.append(entry.run, entry.attempt, v1::fact::Event::Finished(finished)).await?;
+        Ok(())
+    }
+
+    fn context(&self) -> EngineContext {
+        EngineContext {
             secrets: self.secrets.clone(),
             scratch: self.scratch.to_owned(),
             cancel: CancellationToken::new(),
             log: Arc::new(RecoveryLog),
             clock: self.clock.clone(),
-        };
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        context: &EngineContext,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, Failure> {
         let _give_up = context.cancel.clone().drop_guard();
-        let engine = (self.engines)(&entry.source);
         tokio::select! {
-            removed = engine.discard(&entry.unfinished, &context) => Ok(removed?),
+            done = work => Ok(done?),
             () = self.clock.sleep(TIMEOUT) => Err(Failure::new(
                 holdfast_model::ErrorCode::WatchTimeout,
                 format!("it took longer than {} s", TIMEOUT.as_secs()),

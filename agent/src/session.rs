@@ -26,7 +26,7 @@ use conversation::Conversation;
 use crate::dial::{self, Link};
 use crate::executor::Executor;
 use crate::host;
-use crate::identity::Identity;
+use crate::identity::{Identity, Validity};
 use crate::inquiry::Inquirer;
 use crate::outbox::Outbox;
 
@@ -34,7 +34,7 @@ use crate::outbox::Outbox;
 pub const ENGINES: [&str; 3] = ["postgres", "sqlite", "files"];
 /// How long the controller may take to welcome an agent.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
-/// A session that lived this long was a good one: the next is dialled without much waiting.
+/// A session that lived this long before another took its place was a good one: the next is dialled without much waiting.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// Messages on their way to the connection.
 const OUTGOING_MAX: usize = 64;
@@ -81,6 +81,13 @@ pub struct SessionParts {
     pub stop: CancellationToken,
 }
 
+impl SessionParts {
+    /// How often at least an agent must be heard while it has runs in hand.
+    fn third_of_lease(&self) -> Duration {
+        Duration::from_secs(u64::from(self.lease_seconds.load(Ordering::Relaxed))) / 3
+    }
+}
+
 /// Why a session ended.
 enum Ended {
     /// The agent stops.
@@ -97,7 +104,7 @@ pub async fn keep_session(parts: SessionParts) {
     while !parts.stop.is_cancelled() {
         let began = parts.clock.monotonic();
         let ended = one_session(&parts).await;
-        parts.state.send_replace(SessionState::Disconnected);
+        let was = parts.state.send_replace(SessionState::Disconnected);
         let failure = match ended {
             Ended::Stopped => return,
             Ended::Renewed(reason) => {
@@ -105,16 +112,41 @@ pub async fn keep_session(parts: SessionParts) {
                 backoff.reset();
                 continue;
             }
-            Ended::Lost(failure) => failure,
+            Ended::Lost(failure) => explain(&parts, failure),
         };
-        if parts.clock.monotonic().saturating_duration_since(began) > GOOD_SESSION {
+        // Two agents with one identity, each of which ends the other's session, must not do so without pause; whatever
+        // else ended a session that had come to be, such as restarts of the controller, is no reason to stay away.
+        let contested = failure.code == ErrorCode::SessionReplaced
+            && parts.clock.monotonic().saturating_duration_since(began) <= GOOD_SESSION;
+        if was != SessionState::Disconnected && !contested {
             backoff.reset();
         }
         tracing::warn!(%failure, failures = backoff.failures() + 1, "no session with the controller");
-        if backoff.wait(&*parts.clock, &parts.stop).await.is_err() {
+        let mut delay = backoff.next_delay();
+        if !parts.executor.in_hand().is_empty() {
+            // A controller that is back gives the time of one lease to claim what is in hand.
+            delay = delay.min(parts.third_of_lease());
+        }
+        if parts.stop.run_until_cancelled(parts.clock.sleep(delay)).await.is_none() {
             return;
         }
     }
+}
+
+/// A certificate that is not valid now, by the clock of this host, is why no connection comes to be. The controller's
+/// refusal often is not heard: it closes the connection while the agent still speaks.
+fn explain(parts: &SessionParts, failure: Failure) -> Failure {
+    let (validity, now) = (parts.identity.validity(), parts.clock.now());
+    if failure.code != ErrorCode::ControllerUnreachable
+        || (validity.not_before <= now && now <= validity.not_after)
+    {
+        return failure;
+    }
+    let Validity { not_before, not_after } = validity;
+    let message = format!(
+        "the certificate of this agent is valid from {not_before} to {not_after}, and it is {now:.0} here"
+    );
+    Failure::new(ErrorCode::CertificateRejected, message).because(failure.message)
 }
 
 async fn one_session(parts: &SessionParts) -> Ended {

@@ -186,16 +186,17 @@ impl Catalog {
                 }
             }
         }
-        synced.removed = self.remove_gone(&repository.name, &present).await?;
+        synced.removed = self.remove_gone(repository, &present).await?;
         if synced.added + synced.removed > 0 {
             tracing::info!(repository = %repository.name, ?synced, "catalog synced");
         }
         Ok(synced)
     }
 
+    /// Takes out what is not among the snapshots that were `present` when they were listed, and is not there now.
     async fn remove_gone(
         &self,
-        name: &RepositoryName,
+        repository: &OpenRepository,
         present: &BTreeSet<SnapshotId>,
     ) -> Result<usize, Failure> {
         let mut removed = 0;
@@ -205,7 +206,12 @@ impl Catalog {
             let Some((_, last)) = page.last() else { return Ok(removed) };
             before = Some(last.clone());
             for (record, _) in &page {
-                if record.repository == *name && !present.contains(&record.id) {
+                if record.repository == repository.name && !present.contains(&record.id) {
+                    let id = holdfast_repository::id::SnapshotId::from_bytes(record.id.0);
+                    if repository.repository().snapshot(id).await.is_ok() {
+                        // Committed since.
+                        continue;
+                    }
                     let batch = Batch::new("controller", "catalog.remove", format!("snapshot/{}", record.id));
                     self.records.commit(batch.delete_snapshot(record)).await?;
                     removed += 1;
@@ -222,14 +228,10 @@ impl Catalog {
         &self,
         repository: &Arc<OpenRepository>,
         run: RunId,
-    ) -> Result<Option<SnapshotId>, Failure> {
+    ) -> Result<Option<SnapshotRecord>, Failure> {
         self.sync(repository).await?;
         let recent = self.records.snapshots_before(None, None, 500).await?;
-        Ok(recent
-            .into_iter()
-            .map(|(record, _)| record)
-            .find(|record| record.run == Some(run))
-            .map(|record| record.id))
+        Ok(recent.into_iter().map(|(record, _)| record).find(|record| record.run == Some(run)))
     }
 }
 

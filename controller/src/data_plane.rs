@@ -179,21 +179,26 @@ impl DataPlane {
         if let Some(id) = guard.run().snapshot {
             return Ok(id);
         }
-        let tags = Tags {
-            ours: true,
-            source: Some(source.clone()),
-            snapshot_type: Some(snapshot_type),
-            milestone: milestone.clone(),
-            run: Some(granted.run.id),
-            agent: Some(agent.clone()),
+        // An earlier request may have got as far as the snapshot before the controller, the storage or the agent failed.
+        let earlier = match guard.may_be_made() {
+            true => self.core.catalog.committed_by(&repository, granted.run.id).await?,
+            false => None,
         };
-        let parent = self.base(&granted.run, &repository.name).await?;
-        let object = self.snapshot_object(&granted.run, &request, &tags, parent.map(|record| record.id))?;
-        holdfast_runtime::fail_point::hit("controller-before-snapshot");
-        let id = repository.repository().save_snapshot(&object).await;
-        let id = SnapshotId(*id.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
-        holdfast_runtime::fail_point::hit("controller-after-snapshot");
-        let record = describe(id, &repository.name, &object, Some(manifest));
+        let record = match earlier {
+            Some(record) => record,
+            None => {
+                let tags = Tags {
+                    ours: true,
+                    source: Some(source.clone()),
+                    snapshot_type: Some(snapshot_type),
+                    milestone: milestone.clone(),
+                    run: Some(granted.run.id),
+                    agent: Some(agent.clone()),
+                };
+                self.publish(&granted.run, &repository, &request, &tags, manifest).await?
+            }
+        };
+        let id = record.id;
         let mut batch = Batch::new(&actor, "snapshot.commit", format!("snapshot/{id}")).put_snapshot(&record);
         if let Some(name) = milestone {
             batch = self.hold_milestone(batch, &record, name.as_ref(), &source);
@@ -201,6 +206,24 @@ impl DataPlane {
         guard.finish(id, batch).await?;
         holdfast_runtime::fail_point::hit("controller-after-commit");
         Ok(id)
+    }
+
+    /// Creates the snapshot object.
+    async fn publish(
+        &self,
+        run: &Run,
+        repository: &OpenRepository,
+        request: &v1::CommitSnapshotRequest,
+        tags: &Tags,
+        manifest: Manifest,
+    ) -> Result<SnapshotRecord, Failure> {
+        let parent = self.base(run, &repository.name).await?;
+        let object = self.snapshot_object(run, request, tags, parent.map(|record| record.id))?;
+        holdfast_runtime::fail_point::hit("controller-before-snapshot");
+        let id = repository.repository().save_snapshot(&object).await;
+        let id = SnapshotId(*id.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
+        holdfast_runtime::fail_point::hit("controller-after-snapshot");
+        Ok(describe(id, &repository.name, &object, Some(manifest)))
     }
 
     /// A snapshot whose root is not there must never be published.

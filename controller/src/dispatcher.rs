@@ -12,6 +12,7 @@ use holdfast_model::run_state::{Phase, RunEvent};
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use holdfast_proto::v1::session_response::Message as ToAgent;
+use holdfast_runtime::fail_point;
 
 use crate::core::Core;
 use crate::run_lifecycle::Outcome;
@@ -115,7 +116,9 @@ async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
         }
     };
     expect_as_much_as_last_time(core, run).await?;
+    fail_point::hit("controller-before-assign");
     let run = core.runs.apply(run.id, "controller", RunEvent::Assigned, Outcome::default()).await?;
+    fail_point::hit("controller-after-assign");
     let attempt = run.state.attempt;
     match (&run.agent, order) {
         (Some(agent), Some(mut order)) => {

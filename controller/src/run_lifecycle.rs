@@ -241,7 +241,7 @@ impl RunLifecycle {
             run.started_at = None;
             run.progress = Progress::default();
         }
-        if state.phase == Phase::Running && run.started_at.is_none() {
+        if matches!(state.phase, Phase::Running | Phase::Committing) && run.started_at.is_none() {
             run.started_at = Some(now);
         }
         if state.phase.is_terminal() && run.ended_at.is_none() {
@@ -297,8 +297,10 @@ impl RunLifecycle {
         attempt: Attempt,
     ) -> Result<CommitGuard, Failure> {
         let turn = self.turn(id).await?;
+        let began_before = self.active_run(id).is_some_and(|run| run.state.phase == Phase::Committing);
         let run = self.apply_in_turn(id, actor, RunEvent::CommitStarted(attempt), Outcome::default()).await?;
-        Ok(CommitGuard { lifecycle: self.clone(), run, _turn: turn })
+        let may_be_made = began_before || attempt.0 > 1;
+        Ok(CommitGuard { lifecycle: self.clone(), run, may_be_made, _turn: turn })
     }
 
     /// The run, when it is in the hands of this agent with this attempt. Renews its lease.
@@ -463,6 +465,7 @@ impl RunLifecycle {
 pub struct CommitGuard {
     lifecycle: RunLifecycle,
     run: Run,
+    may_be_made: bool,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -470,6 +473,11 @@ impl CommitGuard {
     /// The run.
     pub fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// Whether the repository may hold the snapshot already, made by an earlier request that did not come to its end.
+    pub fn may_be_made(&self) -> bool {
+        self.may_be_made
     }
 
     /// Records the snapshot, with what else the batch holds.

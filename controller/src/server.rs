@@ -18,6 +18,7 @@ use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
 use holdfast_proto::v1::run_service_server::RunServiceServer;
 use holdfast_proto::v1::snapshot_service_server::SnapshotServiceServer;
 use holdfast_proto::v1::status_service_server::StatusServiceServer;
+use holdfast_runtime::OnEnd;
 use holdfast_runtime::telemetry::adopt_trace_context;
 use holdfast_runtime::tls::{AcceptLimits, ConnectionInfo, ServerIdentity, accept_tls, server_config};
 use rustls::pki_types::CertificateDer;
@@ -122,7 +123,8 @@ pub fn agent_of<T>(request: &Request<T>) -> Result<AgentName, Status> {
     }
 }
 
-/// Finds out who calls, and lets through who may.
+/// Finds out who calls, and lets through who may. What was let through is carried to its end, also when the caller is gone
+/// or its connection breaks: no change may stop between its steps.
 #[derive(Clone)]
 struct Gate {
     core: Arc<Core>,
@@ -146,6 +148,7 @@ impl<S> Service<http::Request<Body>> for Gated<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
@@ -179,7 +182,10 @@ where
                         tracing::info_span!("call", path = request.uri().path(), caller = caller.actor());
                     adopt_trace_context(&span, request.headers());
                     request.extensions_mut().insert(caller);
-                    inner.call(request).instrument(span).await
+                    let call = async move { inner.call(request).await }.instrument(span);
+                    core.tasks.spawn("call", OnEnd::Isolated, call).join().await.unwrap_or_else(|error| {
+                        Ok(to_status(&Failure::from_error(ErrorCode::Internal, &error)).into_http())
+                    })
                 }
             }
         })

@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod clocks;
 mod control;
 mod deploy;
 mod documentation;
@@ -13,9 +14,13 @@ mod error_pages;
 mod files;
 mod harness;
 mod index;
+mod kill_points;
+mod kill_restores;
 mod kills;
+mod partitions;
 mod postgres;
 mod s3;
+mod secrets;
 mod snapshots;
 mod sqlite;
 mod tracing;

@@ -1,18 +1,26 @@
 //! PostgreSQL: dumped in one snapshot, restored under a new name and in place, nothing committed when the server dies.
 
+use std::path::Path;
+
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1::PlanRestoreRequest;
-use holdfast_tests::{Fleet, PostgresCluster};
+use holdfast_tests::fleet::Operator;
+use holdfast_tests::{Fleet, PostgresCluster, ProcessFleet};
 
 async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
     let mut fleet = Fleet::start().await;
     fleet.stop_agent("a1").await;
     fleet.configure_agent("a1", |config| config.allow.restore_in_place = true);
     fleet.start_agent("a1").await;
-    let password = fleet.path().join("postgres.pass");
+    declare(&fleet, fleet.path(), cluster).await;
+    fleet
+}
+
+async fn declare(operator: &Operator, folder: &Path, cluster: &PostgresCluster) {
+    let password = folder.join("postgres.pass");
     std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    fleet
+    operator
         .apply(&format!(
             "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [shop] }}\n",
             cluster.port(),
@@ -20,7 +28,6 @@ async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
         ))
         .await
         .expect("the source is good");
-    fleet
 }
 
 fn make_shop(cluster: &PostgresCluster) {
@@ -100,4 +107,35 @@ async fn a_server_that_is_down_or_refuses_the_login_commits_nothing() {
     assert_eq!(down.failure.unwrap().code, ErrorCode::SourceUnreachable.to_string());
     assert!(fleet.snapshots_of("pg").await.is_empty());
     fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_in_the_middle_of_a_dump_commits_nothing_and_the_next_backup_succeeds() {
+    let mut cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    // More than lies anywhere between the server and the repository, and nothing that could be made smaller.
+    cluster.psql(
+        "shop",
+        "CREATE TABLE noise AS SELECT string_agg(md5(n::text || m::text), '') AS text \
+         FROM generate_series(1, 6000) n, generate_series(1, 500) m GROUP BY n",
+    );
+    let fleet = ProcessFleet::start(["agent-before-put-pack"]).await;
+    declare(&fleet, fleet.path(), &cluster).await;
+    let hold = fleet.hold("agent-before-put-pack");
+    let started = fleet.start_backup("pg", "full").await.unwrap();
+    // The first pack is full: the dump is under way, and can not end before it is stored.
+    fleet.is_held(&hold).await;
+    cluster.stop_immediately();
+    drop(hold);
+    let ended = fleet.ended(&started).await;
+    let failure = ended.failure.clone().expect("the backup fails");
+    assert_eq!(failure.code, ErrorCode::CaptureIncomplete.to_string());
+    assert_eq!(failure.message, "the server ended the dump: shop");
+    assert!(ended.snapshot_id.is_empty() && fleet.snapshots_of("pg").await.is_empty());
+    cluster.restart();
+    let next = fleet.backup_well("pg", "full").await;
+    let restic = fleet.restic();
+    restic.check_all_data();
+    assert_eq!(restic.snapshots().len(), 1);
+    assert_eq!(restic.snapshots()[0]["id"], next.snapshot_id.as_str());
 }

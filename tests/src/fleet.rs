@@ -19,8 +19,8 @@ use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
-use holdfast_runtime::SystemClock;
 use holdfast_runtime::tls::install_crypto_provider;
+use holdfast_runtime::{SharedClock, SystemClock};
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -58,6 +58,7 @@ impl Interceptor for Bearer {
 pub struct Fleet {
     dir: TempDir,
     config: ControllerConfig,
+    clock: SharedClock,
     controller: Option<RunningController>,
     agents: BTreeMap<String, (AgentConfig, Option<RunningAgent>)>,
     ca_pin: String,
@@ -84,15 +85,19 @@ impl Fleet {
 
     /// A controller without agents or repositories.
     pub async fn controller_alone() -> Self {
+        Self::controller_at(SystemClock::shared()).await
+    }
+
+    /// As [`Fleet::controller_alone`], with a clock of the controller's own. Its agents have the machine's.
+    pub async fn controller_at(clock: SharedClock) -> Self {
         install_crypto_provider();
         let dir = crate::temp_dir("fleet");
         let mut config = ControllerConfig::new(dir.path().join("controller"));
         config.grpc.listen = ([127, 0, 0, 1], 0).into();
         config.limits.lease_seconds = 5;
-        let made =
-            Controller::init(&config, SystemClock::shared()).await.expect("init succeeds in an empty folder");
+        let made = Controller::init(&config, clock.clone()).await.expect("init succeeds in an empty folder");
         let controller =
-            Controller::start(config.clone(), SystemClock::shared()).await.expect("the controller starts");
+            Controller::start(config.clone(), clock.clone()).await.expect("the controller starts");
         // A restart must come back at the same address.
         let listen = controller.address();
         config.grpc.listen = listen;
@@ -102,6 +107,7 @@ impl Fleet {
         Self {
             dir,
             config,
+            clock,
             controller: Some(controller),
             agents: BTreeMap::new(),
             ca_pin: made.ca_pin,
@@ -140,6 +146,12 @@ impl Fleet {
 
     /// Enrols an agent and starts it; returns when it is connected.
     pub async fn add_agent(&mut self, name: &str) {
+        self.enroll_agent(name).await;
+        self.start_agent(name).await;
+    }
+
+    /// Enrols an agent and does not start it.
+    pub async fn enroll_agent(&mut self, name: &str) {
         let request = v1::CreateEnrollmentTokenRequest { agent: name.to_owned(), ttl_seconds: 60 };
         let token =
             self.fleet().create_enrollment_token(request).await.expect("a token is made").into_inner();
@@ -155,13 +167,17 @@ impl Fleet {
         };
         Agent::enroll(options).await.expect("a fresh token enrols");
         self.agents.insert(name.to_owned(), (config, None));
-        self.start_agent(name).await;
     }
 
     /// Starts an agent that was stopped.
     pub async fn start_agent(&mut self, name: &str) {
+        self.start_agent_at(name, SystemClock::shared()).await;
+    }
+
+    /// As [`Fleet::start_agent`], with a clock of its own.
+    pub async fn start_agent_at(&mut self, name: &str, clock: SharedClock) {
         let (config, running) = self.agents.get_mut(name).expect("the agent was added");
-        let agent = Agent::start(config.clone(), SystemClock::shared()).await.expect("the agent starts");
+        let agent = Agent::start(config.clone(), clock).await.expect("the agent starts");
         let connected = async || agent.is_connected().then_some(());
         until_async("the agent to connect", CONNECT_DEADLINE, connected).await;
         *running = Some(agent);
@@ -185,7 +201,7 @@ impl Fleet {
 
     /// Starts the controller again, at the same address.
     pub async fn start_controller(&mut self) {
-        let started = Controller::start(self.config.clone(), SystemClock::shared()).await;
+        let started = Controller::start(self.config.clone(), self.clock.clone()).await;
         self.controller = Some(started.expect("the controller starts again"));
     }
 

@@ -36,13 +36,21 @@ impl S3Server {
     /// # Panics
     /// When it is not ready within a minute; shows its log.
     pub fn start(bucket: &str) -> Self {
+        Self::start_with(bucket, Self::ACCESS_KEY, Self::SECRET_KEY)
+    }
+
+    /// As [`S3Server::start`], with keys of one's own.
+    ///
+    /// # Panics
+    /// As [`S3Server::start`].
+    pub fn start_with(bucket: &str, access_key: &str, secret_key: &str) -> Self {
         let data = crate::temp_dir("s3");
         let [master, volume, filer, s3, admin] = free_ports();
         let mut command = Command::new(workspace::tool("weed"));
         command
             .current_dir(data.path())
-            .env("AWS_ACCESS_KEY_ID", Self::ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", Self::SECRET_KEY)
+            .env("AWS_ACCESS_KEY_ID", access_key)
+            .env("AWS_SECRET_ACCESS_KEY", secret_key)
             .args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
             .args(["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
             .arg(format!("-dir={}", data.path().display()))

@@ -83,6 +83,7 @@ impl AttemptTask {
                 spec: self.assignment.spec.clone(),
                 source: self.assignment.source.clone(),
                 unfinished: Vec::new(),
+                promotion: None,
             })
             .await?;
         parts.outbox.append(run, attempt, Event::Started(v1::Started {})).await?;

@@ -14,10 +14,12 @@ pub(super) async fn run(
     targets: &[RestoredTarget],
 ) -> Result<Outcome, Failure> {
     let made = check_made_here(job, restore, targets)?;
+    // Of a restore that did not succeed, only this agent knows what it left.
+    let targets = if targets.is_empty() { &made } else { targets };
     job.context.counters.enter("removing");
     job.engine().discard(targets, &job.engine_context()).await?;
-    let rest = made.into_iter().filter(|known| !targets.iter().any(|target| is_same(known, target)));
-    job.worker.journal.remember(restore, rest.collect()).await?;
+    let rest = made.iter().filter(|known| !targets.iter().any(|target| is_same(known, target)));
+    job.worker.journal.remember(restore, rest.cloned().collect()).await?;
     for target in targets {
         job.context.log.info(&format!("{} was removed", target.kept.as_ref().unwrap_or(&target.restored)));
     }
@@ -48,6 +50,6 @@ pub(super) fn check_made_here(
 }
 
 /// Whether both mean the same data at the same place.
-pub(super) fn is_same(one: &RestoredTarget, other: &RestoredTarget) -> bool {
+fn is_same(one: &RestoredTarget, other: &RestoredTarget) -> bool {
     one.restored == other.restored && one.live == other.live && one.kept == other.kept
 }

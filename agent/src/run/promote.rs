@@ -14,12 +14,10 @@ pub(super) async fn run(
     targets: &[RestoredTarget],
 ) -> Result<Outcome, Failure> {
     job.worker.config.allow.check_restore(&job.assignment.source, &Placement::InPlace)?;
-    let made = discard::check_made_here(job, restore, targets)?;
+    discard::check_made_here(job, restore, targets)?;
     let hooks = job.hooks(source)?;
     job.context.counters.enter("swapping");
-    let promoted = restore::swap(job, &hooks, targets).await?;
-    let rest = made.into_iter().filter(|known| !targets.iter().any(|target| discard::is_same(known, target)));
-    job.worker.journal.remember(restore, rest.chain(promoted.iter().cloned()).collect()).await?;
-    let items = promoted.len() as u64;
-    Ok(Outcome { restored: Some(RestoreReport { targets: promoted, items, ..RestoreReport::default() }) })
+    let items = targets.len() as u64;
+    let report = RestoreReport { targets: targets.to_vec(), items, ..RestoreReport::default() };
+    Ok(Outcome { restored: Some(restore::swap(job, &hooks, restore, report).await?) })
 }

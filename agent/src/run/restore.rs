@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_engines::{RestoreOrder, RunLog as _, SnapshotContents};
-use holdfast_model::ids::SourceName;
+use holdfast_model::ids::{RunId, SourceName};
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{CheckOutcome, Placement, RestoreReport, RestoredTarget};
 use holdfast_model::{ErrorCode, Failure};
@@ -16,6 +16,7 @@ use crate::data_plane::GrpcSource;
 use crate::executor::Outcome;
 use crate::hooks::RunHooks;
 use crate::inquiry::restore_order;
+use crate::journal::Promotion;
 
 pub(super) async fn run(
     job: &Job<'_>,
@@ -138,29 +139,35 @@ async fn promote(job: &Job<'_>, hooks: &RunHooks, report: RestoreReport) -> Resu
         ));
     }
     context.counters.enter("swapping");
-    let targets = swap(job, hooks, &report.targets).await.map_err(|failure| {
-        failure.at_stake(format!(
-            "the live data was not replaced; what was restored is kept as {}",
-            names(&report.targets)
-        ))
-    })?;
-    job.worker.journal.remember(context.run, targets.clone()).await?;
-    Ok(RestoreReport { targets, ..report })
+    let kept =
+        format!("the live data was not replaced; what was restored is kept as {}", names(&report.targets));
+    swap(job, hooks, context.run, report).await.map_err(|failure| failure.at_stake(kept))
 }
 
-/// Runs the hook, swaps, runs the other hook whatever came of it.
+/// Runs the hook, swaps what `restore` made, runs the other hook whatever came of it. What is about to be swapped is in
+/// the journal before it is, so that a crash at any moment can be brought to an end.
 pub(super) async fn swap(
     job: &Job<'_>,
     hooks: &RunHooks,
-    targets: &[RestoredTarget],
-) -> Result<Vec<RestoredTarget>, Failure> {
-    let context = job.context;
+    restore: RunId,
+    report: RestoreReport,
+) -> Result<RestoreReport, Failure> {
+    let (context, journal) = (job.context, &job.worker.journal);
+    let (engine, engine_context, stamp) = (job.engine(), job.engine_context(), job.stamp());
     hooks.before(&context.log, &context.cancel).await?;
-    fail_point::hit("agent-before-promote");
-    let promoted = job.engine().promote(targets, &job.stamp(), &job.engine_context()).await;
-    fail_point::hit("agent-after-promote");
+    let swapped = async {
+        let marks = engine.marks(&report.targets, &engine_context).await?;
+        let promotion = Promotion { restore, report: report.clone(), marks, stamp: stamp.clone() };
+        journal.promoting(context.run, promotion).await?;
+        fail_point::hit("agent-before-promote");
+        let promoted = engine.promote(&report.targets, &stamp, &engine_context).await?;
+        fail_point::hit("agent-after-promote");
+        journal.promoted(restore, &promoted).await?;
+        Ok::<_, Failure>(promoted)
+    }
+    .await;
     hooks.after(&context.log).await;
-    let promoted = promoted?;
+    let promoted = swapped?;
     for target in &promoted {
         if let Some(kept) = &target.kept {
             context
@@ -168,7 +175,7 @@ pub(super) async fn swap(
                 .info(&format!("{} is the restored data now, the former is kept as {kept}", target.live));
         }
     }
-    Ok(promoted)
+    Ok(RestoreReport { targets: promoted, ..report })
 }
 
 fn names(targets: &[RestoredTarget]) -> String {

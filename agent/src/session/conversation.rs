@@ -20,7 +20,7 @@ use crate::host::HostLoad;
 use crate::outbox::OutboxError;
 use crate::progress_reporter::{self, ProgressReporter};
 
-/// How often a sign of life is sent; each renews the leases of the runs in hand.
+/// How often a sign of life is sent, or oftener where leases are short; each renews the leases of the runs in hand.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Facts on their way that are not acknowledged yet.
 const FACTS_IN_FLIGHT_MAX: u64 = 16;
@@ -64,6 +64,7 @@ impl<'a> Conversation<'a> {
         let mut draining = parts.executor.watch_draining();
         let renewal = renew_when_due(&parts.identity, &parts.link, self.channel.clone(), clock, &parts.stop);
         let mut renewal = std::pin::pin!(renewal);
+        let heartbeat_interval = HEARTBEAT_INTERVAL.min(parts.third_of_lease());
         let mut heartbeat_due = clock.monotonic();
         let mut progress_due = heartbeat_due + progress_reporter::INTERVAL;
         loop {
@@ -86,7 +87,7 @@ impl<'a> Conversation<'a> {
                 () = tick => {
                     let now = clock.monotonic();
                     if now >= heartbeat_due {
-                        heartbeat_due = next_due(heartbeat_due, now, HEARTBEAT_INTERVAL);
+                        heartbeat_due = next_due(heartbeat_due, now, heartbeat_interval);
                         self.heartbeat();
                         if let Err(error) = self.send_facts().await { return Ended::Lost(error.into()) }
                     }

@@ -126,6 +126,7 @@ async fn what_an_interrupted_restore_left_is_removed_and_the_run_is_not_in_hand(
         spec: serde_json::from_value(spec).unwrap(),
         source: serde_json::from_value(source).unwrap(),
         unfinished: vec![serde_json::from_value(target).unwrap()],
+        promotion: None,
     };
     journal.begin(entry).await.unwrap();
     std::fs::create_dir_all(folder.path().join("scratch/leftover")).unwrap();

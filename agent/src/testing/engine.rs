@@ -150,6 +150,27 @@ impl Engine for FakeEngine {
         Ok(vec![RestoredTarget { kept: Some(kept), ..targets[0].clone() }])
     }
 
+    async fn marks(
+        &self,
+        targets: &[RestoredTarget],
+        _context: &EngineContext,
+    ) -> Result<Vec<String>, EngineError> {
+        Ok(targets.iter().map(|target| target.restored.clone()).collect())
+    }
+
+    async fn settle(
+        &self,
+        targets: &[RestoredTarget],
+        _marks: &[String],
+        stamp: &str,
+        _context: &EngineContext,
+    ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+        self.0.event("settled");
+        let kept = format!("shop_before_{stamp}");
+        let is_swapped = self.0.beside.lock().contains_key(&kept);
+        Ok(is_swapped.then(|| vec![RestoredTarget { kept: Some(kept), ..targets[0].clone() }]))
+    }
+
     async fn discard(&self, targets: &[RestoredTarget], _context: &EngineContext) -> Result<(), EngineError> {
         for target in targets {
             let name = target.kept.as_ref().unwrap_or(&target.restored);

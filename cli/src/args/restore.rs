@@ -135,7 +135,9 @@ pub struct RestorePromoteArgs {
 #[command(after_help = "\
 Examples:
   holdfast restore discard 8c1d7f2e                   removes what this restore made
-  holdfast restore discard 8c1d7f2e --confirm shop    the same, without a question")]
+  holdfast restore discard 8c1d7f2e --confirm shop    the same, without a question
+
+A restore that failed or was cancelled may have left something too: what its agent remembers of it is removed.")]
 pub struct RestoreDiscardArgs {
     /// Id of the restore or promotion, or the end of it that lists print
     #[arg(value_name = "RUN")]

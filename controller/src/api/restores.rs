@@ -286,19 +286,18 @@ impl Restores {
             return Ok(run);
         }
         let run = find_run(&self.core, &request.run_id).await?;
-        let report = finished(&run)?;
+        let targets = match &run.state.phase {
+            // What is left of it, if anything, only its agent knows.
+            Phase::Failed(_) | Phase::Cancelled => Vec::new(),
+            _ => finished(&run)?.targets.clone(),
+        };
         let (source, agent, restore) = match &run.spec {
             RunSpec::Restore { source, agent, .. } => (source, agent, run.id),
             RunSpec::Promote { source, agent, restore, .. } => (source, agent, *restore),
             _ => return Err(ConvertError::new("run_id", "is neither a restore nor a promotion").into()),
         };
         confirmed("what was restored or kept is removed", source.as_str(), &request.confirm, "-")?;
-        let spec = RunSpec::Discard {
-            source: source.clone(),
-            agent: agent.clone(),
-            restore,
-            targets: report.targets.clone(),
-        };
+        let spec = RunSpec::Discard { source: source.clone(), agent: agent.clone(), restore, targets };
         let new = new_run(caller, spec, agent);
         queue_run(&self.core, caller, "restore.discard", new, repeatable.as_ref()).await
     }

@@ -18,7 +18,7 @@ use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, Restored
 use holdfast_model::source::FilesConfig;
 
 use crate::path_target::preview::count_text;
-use crate::path_target::{remove, swap};
+use crate::path_target::{remove, settle, swap};
 use crate::{
     Capture, Engine, EngineContext, EngineError, FileType, ProbeReport, RestoreOrder, SnapshotContents,
     blocking,
@@ -175,6 +175,26 @@ impl Engine for FilesEngine {
     ) -> Result<Vec<RestoredTarget>, EngineError> {
         let (targets, stamp) = (targets.to_vec(), stamp.to_owned());
         blocking(move || swap::swap_all(&targets, &stamp, &[], |_| Ok(()))).await
+    }
+
+    async fn marks(
+        &self,
+        targets: &[RestoredTarget],
+        _context: &EngineContext,
+    ) -> Result<Vec<String>, EngineError> {
+        let targets = targets.to_vec();
+        blocking(move || targets.iter().map(settle::mark).collect()).await
+    }
+
+    async fn settle(
+        &self,
+        targets: &[RestoredTarget],
+        marks: &[String],
+        stamp: &str,
+        _context: &EngineContext,
+    ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+        let (targets, marks, stamp) = (targets.to_vec(), marks.to_vec(), stamp.to_owned());
+        blocking(move || settle::settle_all(&targets, &marks, &stamp, &[])).await
     }
 
     async fn discard(&self, targets: &[RestoredTarget], _context: &EngineContext) -> Result<(), EngineError> {

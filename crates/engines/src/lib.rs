@@ -124,6 +124,30 @@ pub trait Engine: Send + Sync {
         context: &EngineContext,
     ) -> Result<Vec<RestoredTarget>, EngineError>;
 
+    /// What tells the restored data of each target from any other, whatever its name is later: written down before a
+    /// promotion, so that [`Engine::settle`] can find out what became of it.
+    ///
+    /// # Errors
+    /// When a target is gone.
+    async fn marks(
+        &self,
+        targets: &[RestoredTarget],
+        context: &EngineContext,
+    ) -> Result<Vec<String>, EngineError>;
+
+    /// Brings a promotion to an end whose process died: everything is swapped after it, or nothing. Returns the targets
+    /// as [`Engine::promote`] would have, when they are swapped. May be repeated.
+    ///
+    /// # Errors
+    /// When the source cannot be reached, or holds what no promotion leaves behind.
+    async fn settle(
+        &self,
+        targets: &[RestoredTarget],
+        marks: &[String],
+        stamp: &str,
+        context: &EngineContext,
+    ) -> Result<Option<Vec<RestoredTarget>>, EngineError>;
+
     /// Removes what a restore made (`restored`, when it was not promoted) or what a promotion kept (`kept`). Nothing
     /// else, and never what is live.
     ///

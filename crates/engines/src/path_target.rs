@@ -18,6 +18,7 @@ use crate::files::roots::normalise;
 
 pub(crate) mod preview;
 pub(crate) mod remove;
+pub(crate) mod settle;
 pub(crate) mod swap;
 
 /// One path that a restore makes.

@@ -88,6 +88,24 @@ impl Engine for PostgresEngine {
         promote::promote(&self.config, targets, stamp, context).await
     }
 
+    async fn marks(
+        &self,
+        targets: &[RestoredTarget],
+        context: &EngineContext,
+    ) -> Result<Vec<String>, EngineError> {
+        promote::marks(&self.config, targets, context).await
+    }
+
+    async fn settle(
+        &self,
+        targets: &[RestoredTarget],
+        marks: &[String],
+        stamp: &str,
+        context: &EngineContext,
+    ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+        promote::settle(&self.config, targets, marks, stamp, context).await
+    }
+
     async fn discard(&self, targets: &[RestoredTarget], context: &EngineContext) -> Result<(), EngineError> {
         promote::discard(&self.config, targets, context).await
     }

@@ -17,7 +17,7 @@ use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::SqliteConfig;
 
-use crate::path_target::{remove, swap};
+use crate::path_target::{remove, settle, swap};
 use crate::{
     Capture, Engine, EngineContext, EngineError, ProbeReport, RestoreOrder, SnapshotContents, blocking,
 };
@@ -159,6 +159,26 @@ impl Engine for SqliteEngine {
             })
         })
         .await
+    }
+
+    async fn marks(
+        &self,
+        targets: &[RestoredTarget],
+        _context: &EngineContext,
+    ) -> Result<Vec<String>, EngineError> {
+        let targets = targets.to_vec();
+        blocking(move || targets.iter().map(settle::mark).collect()).await
+    }
+
+    async fn settle(
+        &self,
+        targets: &[RestoredTarget],
+        marks: &[String],
+        stamp: &str,
+        _context: &EngineContext,
+    ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+        let (targets, marks, stamp) = (targets.to_vec(), marks.to_vec(), stamp.to_owned());
+        blocking(move || settle::settle_all(&targets, &marks, &stamp, &SIDECARS)).await
     }
 
     async fn discard(&self, targets: &[RestoredTarget], _context: &EngineContext) -> Result<(), EngineError> {

@@ -105,7 +105,7 @@ pub enum RunSpec {
         agent: AgentName,
         /// The restore whose targets are discarded.
         restore: RunId,
-        /// What is removed.
+        /// What is removed; empty: all that the agent remembers of the restore, for one that did not succeed.
         targets: Vec<RestoredTarget>,
     },
     /// Read and open every byte of one snapshot. Done by the controller.

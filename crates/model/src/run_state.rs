@@ -201,7 +201,11 @@ impl RunState {
             }
             (Phase::Queued | Phase::Assigned, RunEvent::Refused(failure)) => Phase::Failed(failure.clone()),
             (Phase::Assigned | Phase::Running, RunEvent::Started(_)) => Phase::Running,
-            (Phase::Running | Phase::Committing, RunEvent::CommitStarted(_)) => Phase::Committing,
+            // That it began, and that it commits, are told on different ways: the first may arrive last.
+            (Phase::Assigned | Phase::Running | Phase::Committing, RunEvent::CommitStarted(_)) => {
+                Phase::Committing
+            }
+            (Phase::Committing, RunEvent::Started(_)) => Phase::Committing,
             (Phase::Running | Phase::Committing, RunEvent::Finished { warnings, .. }) => {
                 Phase::Succeeded { warnings: *warnings }
             }
@@ -360,9 +364,9 @@ mod tests {
             walk(),
             [
                 "queued     A----Q-X-F",
-                "assigned   -R--FQXcQF",
+                "assigned   -RC-FQXcQF",
                 "running    -RCSFQXcQ-",
-                "committing --CSFQ--Q-",
+                "committing -CCSFQ--Q-",
                 "succeeded  -S-S------",
                 "failed     -F--FF----",
                 "cancelled  -X----X---",

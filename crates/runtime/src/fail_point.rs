@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `name=kill` or `name=kill:3` | SIGKILL to the own process at the first, or third, hit |
 //! | `name=error` or `name=error:2` | [`hit_io`] fails at every hit, or at the second only; [`hit`] ignores it |
-//! | `name=pause:PATH` | the thread waits as long as the file `PATH` exists |
+//! | `name=pause:PATH` | whoever comes there waits as long as the file `PATH` exists; the other tasks go on |
 //!
 //! `HOLDFAST_FAIL_POINTS_RECORD=FILE` appends the name of every hit to `FILE`, one a line, armed or not: a campaign
 //! in which a point was never hit has not tested it.
@@ -155,8 +155,16 @@ mod armed {
     }
 
     fn pause(path: &std::path::Path) {
-        while path.exists() {
-            std::thread::sleep(Duration::from_millis(2));
+        let wait = || {
+            while path.exists() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        let runtime = tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor());
+        match runtime {
+            // Tasks that wait behind this one are taken over by another thread.
+            Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+            _ => wait(),
         }
     }
 

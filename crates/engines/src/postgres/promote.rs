@@ -89,6 +89,49 @@ pub(crate) async fn promote(
     }
 }
 
+/// The OID of each restored database, which stays its own whatever it is called.
+pub(crate) async fn marks(
+    config: &PostgresConfig,
+    targets: &[RestoredTarget],
+    context: &EngineContext,
+) -> Result<Vec<String>, EngineError> {
+    let server = Server::resolve(&config.connect, context).await?;
+    let involved: Vec<&str> = targets.iter().map(|target| target.restored.as_str()).collect();
+    let session = server.maintenance(&involved, &context.cancel).await?;
+    let mut marks = Vec::new();
+    for name in involved {
+        let oid = database_oid(&session, name, &context.cancel).await?;
+        let oid =
+            oid.ok_or_else(|| in_use(format!("database {} does not exist any more", printable(name))))?;
+        marks.push(oid.to_string());
+    }
+    Ok(marks)
+}
+
+/// Finds out whether the transaction of [`promote`] was committed.
+pub(crate) async fn settle(
+    config: &PostgresConfig,
+    targets: &[RestoredTarget],
+    marks: &[String],
+    stamp: &str,
+    context: &EngineContext,
+) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+    let server = Server::resolve(&config.connect, context).await?;
+    let involved: Vec<&str> = targets.iter().map(|target| target.live.as_str()).collect();
+    let session = server.maintenance(&involved, &context.cancel).await?;
+    let mut promoted = Vec::new();
+    for (target, mark) in targets.iter().zip(marks) {
+        let live = database_oid(&session, &target.live, &context.cancel).await?;
+        if live.map(|oid| oid.to_string()).as_ref() != Some(mark) {
+            return Ok(None);
+        }
+        let kept = suffixed(&target.live, &format!("_before_{stamp}"));
+        let is_kept = database_exists(&session, &kept, &context.cancel).await?;
+        promoted.push(RestoredTarget { kept: is_kept.then_some(kept), ..target.clone() });
+    }
+    Ok(Some(promoted))
+}
+
 fn require_promotable(target: &RestoredTarget) -> Result<(), EngineError> {
     let restored = printable(&target.restored);
     let message = if target.live.is_empty() {

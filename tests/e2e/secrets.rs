@@ -1,0 +1,92 @@
+//! Secrets that were planted are found nowhere: not in arguments or environments, logs, errors, state or exports.
+
+use std::path::Path;
+
+use holdfast_proto::v1;
+use holdfast_tests::canary::files_with;
+use holdfast_tests::{CanaryWatch, PostgresCluster, ProcessFleet, S3Server};
+
+const ACCESS_KEY: &str = "canaryaccesskey417";
+const SECRET_KEY: &str = "canary-secret-key-c0ffee-88";
+const PASSWORD: &str = "canary-of-the-repository-5512";
+const LOGIN: &str = "canary-of-the-login-9031";
+const WRONG_LOGIN: &str = "canary-of-a-wrong-login-7745";
+const CANARIES: [&str; 4] = [SECRET_KEY, PASSWORD, LOGIN, WRONG_LOGIN];
+
+fn plant(folder: &Path, name: &str, value: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, value).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    format!("{{ file: {} }}", path.display())
+}
+
+/// A cluster with a database `shop` and a login `keeper` that has the planted password.
+fn cluster() -> PostgresCluster {
+    let cluster = PostgresCluster::start();
+    cluster.psql("postgres", "CREATE DATABASE shop");
+    cluster.psql("postgres", &format!("CREATE ROLE keeper SUPERUSER LOGIN PASSWORD '{LOGIN}'"));
+    cluster.psql("shop", "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 20000) n");
+    cluster
+}
+
+fn fleet_file(cluster: &PostgresCluster, server: &S3Server, secrets: &Path) -> String {
+    let source = |name: &str, password: &str| {
+        let port = cluster.port();
+        format!(
+            "  {name}: {{ engine: postgres, agent: a1, databases: [shop], connect: {{ host: 127.0.0.1, port: {port}, user: keeper, password: {password} }}, to: [vault] }}\n"
+        )
+    };
+    format!(
+        "repositories:\n  vault: {{ url: \"s3://{}/fleet\", region: {}, endpoint: \"{}\", encryption: {{ key: {} }}, credentials: {{ access_key: {}, secret_key: {} }} }}\nsources:\n{}{}",
+        server.bucket(),
+        S3Server::REGION,
+        server.endpoint(),
+        plant(secrets, "password", PASSWORD),
+        plant(secrets, "access", ACCESS_KEY),
+        plant(secrets, "secret", SECRET_KEY),
+        source("shop", &plant(secrets, "login", LOGIN)),
+        source("refused", &plant(secrets, "wrong", WRONG_LOGIN)),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_secrets_show_nowhere() {
+    let cluster = cluster();
+    let mut server = S3Server::start_with("holdfast", ACCESS_KEY, SECRET_KEY);
+    let secrets = holdfast_tests::temp_dir("secrets");
+    let fleet = ProcessFleet::start([]).await;
+    let watch = CanaryWatch::start(&CANARIES, &[server.process().id()]);
+    let mut shown = Vec::new();
+    let changes = fleet.apply(&fleet_file(&cluster, &server, secrets.path())).await.unwrap();
+    shown.push(format!("{changes:?}"));
+    let init = v1::InitRepositoryRequest { name: "vault".to_owned() };
+    shown.push(format!("{:?}", fleet.repositories().init(init).await.unwrap()));
+    for source in ["shop", "shop", "refused"] {
+        let run = fleet.backup(source, "full").await;
+        let phase = if source == "shop" { "succeeded" } else { "failed" };
+        assert_eq!(run.phase, phase, "{run:?}");
+        shown.extend([format!("{run:?}"), fleet.log(&run).await]);
+    }
+    let request = v1::PlanRestoreRequest {
+        source: "shop".to_owned(),
+        into: "shop_again".to_owned(),
+        ..v1::PlanRestoreRequest::default()
+    };
+    let (run, _) = fleet.restore_well(request).await;
+    shown.push(fleet.log(&run).await);
+    assert_eq!(cluster.psql("shop_again", "SELECT count(*) FROM orders"), "20000");
+    let doctor = fleet.status().doctor(v1::DoctorRequest {}).await.unwrap().into_inner();
+    shown.push(format!("{doctor:?}"));
+    shown.push(fleet.fleet().export(v1::ExportRequest {}).await.unwrap().into_inner().yaml);
+    let mut audit = fleet.status().audit(v1::AuditRequest::default()).await.unwrap().into_inner();
+    while let Some(part) = audit.message().await.unwrap() {
+        shown.push(format!("{part:?}"));
+    }
+    watch.expect_unseen();
+    assert!(shown.iter().any(|text| text.contains("vault")), "what was looked at is not the right thing");
+    for canary in CANARIES {
+        assert!(!shown.iter().any(|text| text.contains(canary)), "{canary} was shown");
+    }
+    // State, logs, spools and scratch folders of both programs lie here.
+    assert_eq!(files_with(fleet.path(), &CANARIES), Vec::<std::path::PathBuf>::new());
+}
