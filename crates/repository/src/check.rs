@@ -100,6 +100,8 @@ impl FindingKind {
 pub enum FindingObject {
     /// An object of the storage.
     Object(ObjectName),
+    /// The keys all together.
+    Keys,
     /// A blob within a pack.
     Blob {
         /// The blob.
@@ -113,6 +115,7 @@ impl fmt::Display for FindingObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FindingObject::Object(name) => write!(f, "{} {name}", name.kind()),
+            FindingObject::Keys => f.write_str("every key"),
             FindingObject::Blob { blob, pack: Some(pack) } => {
                 write!(f, "blob {blob} in {}", ObjectName::Pack(*pack))
             }

@@ -81,7 +81,7 @@ impl Repository {
     ///
     /// # Errors
     /// `HF-3001` without a config, `HF-3003` for a wrong password, `HF-3004` for another version of the format,
-    /// `HF-3006` when config or every key is damaged, and those of the storage.
+    /// `HF-3005` without a key, `HF-3006` when config or every key is damaged, and those of the storage.
     pub async fn open(store: Arc<dyn ObjectStore>, password: &Secret) -> Result<Self, RepositoryError> {
         let sealed_config = match store.get(&ObjectName::Config).await {
             Err(error) if error.kind() == StorageErrorKind::NotFound => return Err(RepositoryError::Missing),
@@ -102,6 +102,9 @@ impl Repository {
     async fn unlock(store: &dyn ObjectStore, password: &Secret) -> Result<MasterKey, RepositoryError> {
         let mut names: Vec<_> =
             store.list(ObjectKind::Key).await?.map_ok(|(name, _)| name).try_collect().await?;
+        if names.is_empty() {
+            return Err(RepositoryError::KeyMissing);
+        }
         names.sort_unstable();
         names.truncate(KEYS_TRIED_MAX);
         let mut last_error = None;

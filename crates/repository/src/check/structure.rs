@@ -68,7 +68,12 @@ impl Checker {
             }
             Err(error) => self.find_error(FindingObject::Object(config), error)?,
         }
-        for (name, _) in self.list(ObjectKind::Key)? {
+        let keys = self.list(ObjectKind::Key)?;
+        if keys.is_empty() {
+            let detail = "no password opens the repository any more";
+            self.find(FindingKind::Missing, FindingObject::Keys, detail);
+        }
+        for (name, _) in keys {
             let data = self.wait(async { Ok(self.repository.store().get(&name).await?) });
             if let Err(error) = data.and_then(|data| check_hash(&name, &data)) {
                 self.find_error(FindingObject::Object(name), error)?;
