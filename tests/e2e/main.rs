@@ -10,6 +10,7 @@ mod control;
 mod deploy;
 mod documentation;
 mod error_pages;
+mod faults;
 mod files;
 mod harness;
 mod kills;

@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod process;
 pub mod restic;
 pub mod s3;
+pub mod small_disk;
 pub mod tree;
 pub mod tree_compare;
 pub mod wait;
@@ -20,6 +21,7 @@ pub use postgres::PostgresCluster;
 pub use process::{Process, run};
 pub use restic::Restic;
 pub use s3::S3Server;
+pub use small_disk::SmallDisk;
 pub use tree::{TreeSpec, TreeSummary};
 pub use tree_compare::assert_same_tree;
 
