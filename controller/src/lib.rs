@@ -205,7 +205,7 @@ async fn build(
         agents: Agents::new(records.clone()),
         definitions: Definitions::load(records.clone()).await?,
         catalog: Catalog::new(records.clone()),
-        repositories: Repositories::new(Secrets::from_process(), clock.clone()),
+        repositories: Repositories::new(Secrets::from_process(), clock.clone(), records.clone()),
         authority,
         records,
         data_dir: config.data_dir.clone(),

@@ -3,7 +3,7 @@
 //! What locks what: `open` is held only while a repository is looked up or opened; each repository has a lock on its
 //! index in memory, held for moments, and a turn that orders the writing of index objects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::secret::SecretRef;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
-use holdfast_repository::id::{BlobId, PackId};
+use holdfast_repository::id::{BlobId, IdSet, PackId};
 use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
 use holdfast_repository::key_slot::{KeyOrigin, ScryptCost};
 use holdfast_repository::pack::PackEntry;
@@ -24,15 +24,21 @@ use holdfast_repository::{CreateOptions, Repository, RepositoryError};
 use holdfast_runtime::SharedClock;
 use parking_lot::{Mutex, RwLock};
 
+use crate::records::{Batch, Records};
 use crate::secrets::Secrets;
+use crate::store::{Expect, Kind};
 
 /// Packs that may be durable but in no index object before one is written on the way.
 const UNINDEXED_PACKS_MAX: usize = 64;
+
+/// Damaged packs that are remembered over a restart.
+const DAMAGED_PACKS_KEPT_MAX: usize = 50_000;
 
 /// The repositories held open.
 pub struct Repositories {
     secrets: Secrets,
     clock: SharedClock,
+    records: Records,
     open: tokio::sync::Mutex<HashMap<RepositoryName, Arc<OpenRepository>>>,
 }
 
@@ -60,8 +66,8 @@ pub fn storage_failure(name: &RepositoryName, error: &StorageError) -> Failure {
 
 impl Repositories {
     /// No repository is open yet.
-    pub fn new(secrets: Secrets, clock: SharedClock) -> Self {
-        Self { secrets, clock, open: tokio::sync::Mutex::default() }
+    pub fn new(secrets: Secrets, clock: SharedClock, records: Records) -> Self {
+        Self { secrets, clock, records, open: tokio::sync::Mutex::default() }
     }
 
     /// The repository of a definition, opened if it was not. Opening costs the derivation of the key (0.2 s) and the
@@ -149,23 +155,24 @@ impl Repositories {
         repository: Repository,
     ) -> Result<OpenRepository, Failure> {
         let fail = |error: RepositoryError| repository_failure(name, &error);
-        let mut index = repository.load_index().await.map_err(fail)?;
-        let mut orphans = Vec::new();
+        let mut present: IdSet<PackId> = IdSet::default();
         {
             let listed = repository.store().list(ObjectKind::Pack).await;
             let mut packs = listed.map_err(|error| storage_failure(name, &error))?;
             while let Some((object, _)) =
                 packs.try_next().await.map_err(|error| storage_failure(name, &error))?
             {
-                if let ObjectName::Pack(pack) = object
-                    && !index.contains_pack(&pack)
-                {
-                    orphans.push(pack);
+                if let ObjectName::Pack(pack) = object {
+                    present.insert(pack);
                 }
             }
         }
+        let damaged = self.damaged_packs(name).await?;
+        let is_doubtful = |pack: &PackId| !present.contains(pack) || damaged.contains(pack);
+        let mut index = repository.load_index_doubting(is_doubtful).await.map_err(fail)?;
+        present.retain(|pack| !index.contains_pack(pack));
         let mut unindexed = Vec::new();
-        for pack in orphans {
+        for pack in present {
             match repository.read_pack_header(pack).await {
                 Ok(entries) => {
                     index.insert_pack(pack, &entries);
@@ -188,6 +195,39 @@ impl Repositories {
         })
     }
 
+    async fn damaged_packs(&self, name: &RepositoryName) -> Result<IdSet<PackId>, Failure> {
+        let found = self.records.get::<Vec<PackId>>(Kind::DamagedPacks, name.as_str()).await?;
+        Ok(found.map(|found| found.value.into_iter().collect()).unwrap_or_default())
+    }
+
+    /// Relies no more on packs that a check found damaged, also after a restart: what they hold is stored again by the
+    /// next backup that needs it. A check that read everything says which packs are damaged and which are not any more;
+    /// one that did not only adds to them.
+    ///
+    /// # Errors
+    /// When the state can not be read or written.
+    pub async fn doubt(
+        &self,
+        repository: &OpenRepository,
+        found: &[PackId],
+        read_everything: bool,
+    ) -> Result<(), Failure> {
+        let name = &repository.name;
+        let known = self.damaged_packs(name).await?;
+        let mut damaged: BTreeSet<PackId> = found.iter().copied().collect();
+        if !read_everything {
+            damaged.extend(known.iter().copied());
+        }
+        repository.index.write().doubt_only(damaged.iter().copied());
+        if damaged.len() == known.len() && damaged.iter().all(|pack| known.contains(pack)) {
+            return Ok(());
+        }
+        let kept: Vec<PackId> = damaged.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
+        let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
+        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &kept, Expect::Any)).await?;
+        Ok(())
+    }
+
     /// Resolves a secret of a definition; for doctor.
     ///
     /// # Errors
@@ -208,16 +248,21 @@ impl OpenRepository {
         self.repository.store()
     }
 
-    /// Which of these blobs it has.
+    /// Which of these blobs it has, as far as is known in packs that are whole.
     pub fn known(&self, ids: impl Iterator<Item = BlobId>) -> Vec<bool> {
         let index = self.index.read();
-        ids.map(|id| index.contains(&id)).collect()
+        ids.map(|id| index.is_sound(&id)).collect()
     }
 
     /// Where these blobs are.
     pub fn locate(&self, ids: impl Iterator<Item = BlobId>) -> Vec<Option<BlobLocation>> {
         let index = self.index.read();
         ids.map(|id| index.get(&id)).collect()
+    }
+
+    /// The packs that are damaged or gone, as far as is known.
+    pub fn doubted(&self) -> Vec<PackId> {
+        self.index.read().doubted().collect()
     }
 
     /// Numbers of packs and blobs.

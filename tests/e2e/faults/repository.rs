@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1;
-use holdfast_tests::Fleet;
 use holdfast_tests::fleet::REPOSITORY_PASSWORD;
+use holdfast_tests::{Fleet, assert_same_tree};
 use sha2::{Digest as _, Sha256};
 
 use super::{add_tree, assert_failed, assert_work_goes_on, check, latest};
@@ -191,6 +191,31 @@ async fn an_index_that_is_gone_is_made_again_from_the_packs() {
     std::fs::remove_file(only_object(&fleet, "index")).unwrap();
     fleet.start_controller().await;
     assert_work_goes_on(&fleet, &tree).await;
+    fleet.restic().restore(&run.snapshot_id, &fleet.path().join("by-restic"));
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_pack_held_is_stored_again_by_the_next_backup() {
+    let (mut fleet, tree, run) = fleet_with_backup().await;
+    for harm in [|path| Harmed::change(path, |bytes| bytes[100] ^= 1), Harmed::delete] {
+        let pack = largest_pack(&fleet);
+        let harmed = harm(pack.clone());
+        assert_eq!(check(&fleet, true).await.phase, "failed");
+        // A restart forgets nothing of it.
+        fleet.stop_controller().await;
+        fleet.start_controller().await;
+        let next = fleet.backup_well("tree", "incremental").await;
+        let (_, report) = fleet.restore_well(latest("tree")).await;
+        assert_same_tree(&tree, report.targets[0].restored.as_ref());
+        // The pack is still damaged; the new snapshot does not need it.
+        assert_eq!(check(&fleet, true).await.phase, "failed");
+        let newest = &fleet.snapshots_of("tree").await[0];
+        assert_eq!((&newest.id, &*newest.proof), (&next.snapshot_id, "restored"));
+        harmed.put_back();
+        assert_eq!(check(&fleet, true).await.phase, "succeeded");
+    }
+    fleet.restic().check_all_data();
     fleet.restic().restore(&run.snapshot_id, &fleet.path().join("by-restic"));
     fleet.stop().await;
 }

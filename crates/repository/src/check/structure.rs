@@ -99,6 +99,7 @@ impl Checker {
     /// Reads every index object and compares it with the packs that are there.
     pub(super) fn check_index(&self, packs: &IdMap<PackId, u64>) -> Result<MemoryIndex, RepositoryError> {
         let mut index = MemoryIndex::new();
+        index.doubt_only(self.options.doubted.iter().copied());
         let mut described: IdMap<PackId, PackSummary> = HashMap::default();
         for (name, _) in self.list(ObjectKind::Index)? {
             let ObjectName::Index(id) = name else { continue };
@@ -107,6 +108,9 @@ impl Checker {
                 let summary = PackSummary::of(entries);
                 if *described.entry(pack).or_insert(summary) != summary {
                     contradictions.push(pack);
+                }
+                if packs.get(&pack) != Some(&summary.bytes) {
+                    index.doubt(pack);
                 }
                 index.insert_pack(pack, entries);
             }));

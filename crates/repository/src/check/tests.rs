@@ -14,7 +14,7 @@ use crate::storage::fs::FsStore;
 use holdfast_model::secret::Secret;
 
 async fn checked(repository: &Repository, read_data: bool) -> CheckReport {
-    let options = CheckOptions { read_data, threads: None };
+    let options = CheckOptions { read_data, ..CheckOptions::default() };
     check(repository, options, Arc::default(), &CancellationToken::new()).await.unwrap()
 }
 
