@@ -20,7 +20,7 @@ struct House {
     folder: tempfile::TempDir,
     clock: ManualClock,
     /// Held: the tasks end when it is dropped.
-    _shutdown: Shutdown,
+    shutdown: Shutdown,
     tasks: TaskGroup,
     segment_bytes_max: u64,
     boot_id: String,
@@ -33,7 +33,7 @@ impl House {
             folder: tempfile::tempdir().unwrap(),
             clock: ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap()),
             tasks: TaskGroup::new(&shutdown),
-            _shutdown: shutdown,
+            shutdown,
             segment_bytes_max: 64 << 20,
             boot_id: "first boot".to_owned(),
         }
