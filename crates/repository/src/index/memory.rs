@@ -223,6 +223,29 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_of_a_doubted_pack_gives_way_to_the_same_in_another() {
+        let mut index = MemoryIndex::new();
+        let [bad, good] = [&b"bad"[..], b"good"].map(PackId::of);
+        // So many that some are in the sorted list and some are not.
+        let entries: Vec<_> = (0..10_000).map(entry).collect();
+        index.insert_pack(bad, &entries);
+        index.doubt(bad);
+        assert!(!entries.iter().any(|entry| index.is_sound(&entry.id)));
+        assert_eq!(index.get(&entry(7).id).unwrap().pack, bad, "it is found where nothing better is");
+        index.insert_pack(good, &entries[..9_999]);
+        assert_eq!((index.len(), index.iter().count()), (10_000, 10_000));
+        for entry in &entries[..9_999] {
+            assert_eq!(index.get(&entry.id).unwrap().pack, good);
+            assert!(index.is_sound(&entry.id));
+        }
+        assert!(!index.is_sound(&entry(9_999).id));
+        index.insert_pack(bad, &entries);
+        assert_eq!(index.get(&entry(7).id).unwrap().pack, good, "it does not come back");
+        index.doubt_only([]);
+        assert!(index.is_sound(&entry(9_999).id));
+    }
+
+    #[test]
     fn a_blob_keeps_its_first_place() {
         let mut index = MemoryIndex::new();
         index.insert_pack(PackId::of(b"first"), &[entry(1)]);
