@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_engines::{EngineError, ExtractOrder, ExtractReport};
-use holdfast_model::ErrorCode;
 use holdfast_model::ids::RunId;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::RepositoryError;
 use holdfast_repository::extract::{Delta, ExtractError, ExtractOptions, ExtractProgress, extract_tree};
 use holdfast_repository::id::BlobId;
 use holdfast_repository::reader::{BlobReader, Selection};
@@ -201,7 +202,13 @@ fn extract_error(error: &ExtractError) -> EngineError {
     let mut causes = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        causes.push(inner.to_string());
+        // What the controller said stands for itself, without what carried it here.
+        if let Some(failure) = inner.downcast_ref::<Failure>() {
+            causes.push(failure.message.clone());
+            causes.extend(failure.why.iter().cloned());
+        } else if !matches!(inner.downcast_ref(), Some(RepositoryError::Sink { .. })) {
+            causes.push(inner.to_string());
+        }
         cause = inner.source();
     }
     let engine = EngineError::new(error.code(), error.to_string());

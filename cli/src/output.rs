@@ -135,6 +135,7 @@ pub struct Output {
     quiet: bool,
     error_palette: Palette,
     out: Box<dyn Write + Send>,
+    reader_is_gone: bool,
     err: Box<dyn Write + Send>,
 }
 
@@ -148,7 +149,7 @@ impl Output {
         out: Box<dyn Write + Send>,
         err: Box<dyn Write + Send>,
     ) -> Self {
-        Self { format, look, quiet, error_palette, out, err }
+        Self { format, look, quiet, error_palette, out, reader_is_gone: false, err }
     }
 
     /// The format.
@@ -207,20 +208,48 @@ impl Output {
         self.write(&text)
     }
 
-    /// Data that has a form of its own, such as YAML or a manual page.
+    /// Data that has a form of its own, such as YAML or a manual page. A reader that closes the pipe early, as `head`
+    /// does, has what it wanted: the rest is dropped without a word, and the verdict of the command stays what it is.
     ///
     /// # Errors
     /// `HF-1011` when it cannot be written.
     pub fn write(&mut self, text: &str) -> CliResult<()> {
-        self.write_bytes(text.as_bytes())
+        if self.reader_is_gone {
+            return Ok(());
+        }
+        let written = self.out.write_all(text.as_bytes());
+        self.settle(written)
     }
 
-    /// Bytes of data.
+    /// Bytes that are worth something only as a whole, such as an export.
     ///
     /// # Errors
-    /// `HF-1011` when they cannot be written.
+    /// `HF-1011` when they cannot be written, also since the reader closed the pipe.
     pub fn write_bytes(&mut self, bytes: &[u8]) -> CliResult<()> {
         self.out.write_all(bytes).map_err(|error| CliError::output(&error))
+    }
+
+    /// Makes sure that such bytes went out.
+    ///
+    /// # Errors
+    /// As [`Output::write_bytes`].
+    pub fn finish_bytes(&mut self) -> CliResult<()> {
+        self.out.flush().map_err(|error| CliError::output(&error))
+    }
+
+    /// Whether nobody reads the data any more: a command that only prints may end.
+    pub fn reader_is_gone(&self) -> bool {
+        self.reader_is_gone
+    }
+
+    fn settle(&mut self, written: std::io::Result<()>) -> CliResult<()> {
+        match written {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                self.reader_is_gone = true;
+                Ok(())
+            }
+            other => other.map_err(|error| CliError::output(&error)),
+        }
     }
 
     /// A line for people on standard error; nothing with `--quiet`.
@@ -257,11 +286,15 @@ impl Output {
         let _ = self.err.flush();
     }
 
-    /// Makes sure that the data went out.
+    /// Makes sure that the data went out, as far as somebody reads it.
     ///
     /// # Errors
     /// `HF-1011` when it did not.
     pub fn finish(&mut self) -> CliResult<()> {
-        self.out.flush().map_err(|error| CliError::output(&error))
+        if self.reader_is_gone {
+            return Ok(());
+        }
+        let flushed = self.out.flush();
+        self.settle(flushed)
     }
 }

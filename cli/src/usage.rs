@@ -45,6 +45,8 @@ pub(crate) fn report(
             let mut out = std::io::stdout().lock();
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                 Ok(()) => ExitStatus::Ok,
+                // Who reads has what it wanted, as `head` has.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Ok,
                 Err(error) => super::tell(&CliError::output(&error), surroundings, json),
             }
         }

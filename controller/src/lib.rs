@@ -213,6 +213,7 @@ async fn build(
         repositories: Repositories::new(
             Secrets::from_process(),
             clock.clone(),
+            records.clone(),
             config.data_dir.join("blobs"),
             tasks.clone(),
         ),

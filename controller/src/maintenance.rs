@@ -143,9 +143,10 @@ async fn check_repository(
     let repository = core.repository(name).await?;
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
-    let options = CheckOptions { read_data, threads: None };
+    let options = CheckOptions { read_data, doubted: repository.doubted(), ..CheckOptions::default() };
     let report = check(repository.repository(), options, counters.check.clone(), stop).await;
     let report = report.map_err(|error| repository_failure(name, &error))?;
+    core.repositories.doubt(&repository, &report.damaged_packs, read_data).await?;
     core.catalog.sync(&repository).await?;
     record_proof(core, &repository, &report, read_data).await?;
     let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =

@@ -3,7 +3,7 @@
 //! What locks what: a [`Slot`] is held only while its repository is looked up or opened; what guards the index is in
 //! [`crate::repository_index`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::secret::SecretRef;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
-use holdfast_repository::id::{BlobId, PackId};
+use holdfast_repository::id::{BlobId, IdSet, PackId};
 use holdfast_repository::index::BlobLocation;
 use holdfast_repository::key_slot::{KeyOrigin, ScryptCost};
 use holdfast_repository::pack::PackEntry;
@@ -25,13 +25,19 @@ use holdfast_repository::{CreateOptions, Repository, RepositoryError};
 use holdfast_runtime::{SharedClock, TaskGroup};
 use parking_lot::Mutex;
 
+use crate::records::{Batch, Records};
 use crate::repository_index::RepositoryIndex;
 use crate::secrets::Secrets;
+use crate::store::{Expect, Kind};
+
+/// Damaged packs that are remembered over a restart.
+const DAMAGED_PACKS_KEPT_MAX: usize = 50_000;
 
 /// The repositories held open.
 pub struct Repositories {
     secrets: Secrets,
     clock: SharedClock,
+    records: Records,
     index_folder: PathBuf,
     tasks: TaskGroup,
     open: Mutex<HashMap<RepositoryName, Slot>>,
@@ -64,9 +70,15 @@ pub fn storage_failure(name: &RepositoryName, error: &StorageError) -> Failure {
 
 impl Repositories {
     /// No repository is open yet. Their indexes are kept in a folder.
-    pub fn new(secrets: Secrets, clock: SharedClock, index_folder: PathBuf, tasks: TaskGroup) -> Self {
+    pub fn new(
+        secrets: Secrets,
+        clock: SharedClock,
+        records: Records,
+        index_folder: PathBuf,
+        tasks: TaskGroup,
+    ) -> Self {
         let (open, indexes) = (Mutex::default(), Mutex::default());
-        Self { secrets, clock, index_folder, tasks, open, indexes }
+        Self { secrets, clock, records, index_folder, tasks, open, indexes }
     }
 
     /// The repository of a definition, opened if it was not. Opening costs the derivation of the key (0.2 s), two
@@ -189,6 +201,7 @@ impl Repositories {
         let index = self.index(spec, &repository)?;
         let opened = OpenRepository { name: name.clone(), spec: spec.clone(), repository, index };
         let read = opened.update_index().await?;
+        opened.index.doubt(self.damaged_packs(name).await?);
         let adopted = opened.index.adopt_once(opened.adopt_packs()).await?;
         let (packs, blobs) = opened.counts();
         tracing::info!(repository = %name, packs, blobs, index_objects_read = read, adopted, "repository opened");
@@ -215,6 +228,39 @@ impl Repositories {
         Ok(index)
     }
 
+    async fn damaged_packs(&self, name: &RepositoryName) -> Result<IdSet<PackId>, Failure> {
+        let found = self.records.get::<Vec<PackId>>(Kind::DamagedPacks, name.as_str()).await?;
+        Ok(found.map(|found| found.value.into_iter().collect()).unwrap_or_default())
+    }
+
+    /// Relies no more on packs that a check found damaged, also after a restart: what they hold is stored again by the
+    /// next backup that needs it. A check that read everything says which packs are damaged and which are not any more;
+    /// one that did not only adds to them.
+    ///
+    /// # Errors
+    /// When the state can not be read or written.
+    pub async fn doubt(
+        &self,
+        repository: &OpenRepository,
+        found: &[PackId],
+        read_everything: bool,
+    ) -> Result<(), Failure> {
+        let name = &repository.name;
+        let known = self.damaged_packs(name).await?;
+        let mut damaged: BTreeSet<PackId> = found.iter().copied().collect();
+        if !read_everything {
+            damaged.extend(known.iter().copied());
+        }
+        repository.index.doubt_only(damaged.iter().copied().collect());
+        if damaged.len() == known.len() && damaged.iter().all(|pack| known.contains(pack)) {
+            return Ok(());
+        }
+        let kept: Vec<PackId> = damaged.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
+        let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
+        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &kept, Expect::Any)).await?;
+        Ok(())
+    }
+
     /// Resolves a secret of a definition; for doctor.
     ///
     /// # Errors
@@ -235,7 +281,7 @@ impl OpenRepository {
         self.repository.store()
     }
 
-    /// Which of these blobs it has.
+    /// Which of these blobs it has, as far as is known in packs that are whole.
     ///
     /// # Errors
     /// When the index can not be read.
@@ -249,6 +295,11 @@ impl OpenRepository {
     /// When the index can not be read.
     pub async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, Failure> {
         self.index.locate(self, ids).await
+    }
+
+    /// The packs that are damaged or gone, as far as is known.
+    pub fn doubted(&self) -> Vec<PackId> {
+        self.index.doubted()
     }
 
     /// Numbers of packs and blobs; a blob counts for each pack that it is in.
@@ -265,18 +316,22 @@ impl OpenRepository {
         self.index.update(self).await
     }
 
-    /// Takes in packs that are in no index object. Says how many.
+    /// Takes in packs that are in no index object, and doubts those that the index knows and the storage lacks. Says how
+    /// many were taken in.
     async fn adopt_packs(&self) -> Result<usize, Failure> {
         let failed = |error: StorageError| storage_failure(&self.name, &error);
         let mut orphans = Vec::new();
+        let mut gone: IdSet<PackId> = self.index.packs().into_iter().collect();
         let mut packs = self.store().list(ObjectKind::Pack).await.map_err(failed)?;
         while let Some((object, _)) = packs.try_next().await.map_err(failed)? {
             if let ObjectName::Pack(pack) = object
+                && !gone.remove(&pack)
                 && !self.index.contains_pack(&pack)
             {
                 orphans.push(pack);
             }
         }
+        self.index.doubt(gone);
         let mut adopted = 0;
         for pack in orphans {
             match self.repository.read_pack_header(pack).await {

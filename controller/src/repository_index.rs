@@ -37,6 +37,8 @@ pub struct RepositoryIndex {
     /// Held shared by those who ask, alone while the index is built anew.
     whole: tokio::sync::RwLock<()>,
     adopted: tokio::sync::OnceCell<usize>,
+    /// Packs that are damaged or gone. The part on disk knows them by numbers, which change when it is built anew.
+    doubted: RwLock<IdSet<PackId>>,
 }
 
 /// Packs that are in no index object yet.
@@ -83,6 +85,7 @@ impl RepositoryIndex {
             turn: tokio::sync::Mutex::new(entered),
             whole: tokio::sync::RwLock::default(),
             adopted: tokio::sync::OnceCell::new(),
+            doubted: RwLock::default(),
         })
     }
 
@@ -112,12 +115,41 @@ impl RepositoryIndex {
         (packs + waiting.packs.len(), blobs + waiting.index.len() as u64)
     }
 
+    /// The packs of the index objects that were entered. 32 bytes for each.
+    pub fn packs(&self) -> Vec<PackId> {
+        self.blobs.packs()
+    }
+
+    /// Relies no more on these packs, too: their blobs are not known any more, and are located there only where they
+    /// are in no other pack.
+    pub fn doubt(&self, packs: IdSet<PackId>) {
+        let mut doubted = self.doubted.write();
+        doubted.extend(packs);
+        self.tell_doubts(&doubted);
+    }
+
+    /// Relies on every pack again but these.
+    pub fn doubt_only(&self, packs: IdSet<PackId>) {
+        let mut doubted = self.doubted.write();
+        *doubted = packs;
+        self.tell_doubts(&doubted);
+    }
+
+    fn tell_doubts(&self, doubted: &IdSet<PackId>) {
+        self.blobs.doubt_only(&doubted.iter().copied().collect::<Vec<_>>());
+    }
+
+    /// The packs that are not relied on, in no order.
+    pub fn doubted(&self) -> Vec<PackId> {
+        self.doubted.read().iter().copied().collect()
+    }
+
     /// Whether a pack is known.
     pub fn contains_pack(&self, pack: &PackId) -> bool {
         self.waiting.read().index.contains_pack(pack) || self.blobs.contains_pack(pack)
     }
 
-    /// Which of these blobs the repository has.
+    /// Which of these blobs the repository has in packs that are relied on.
     ///
     /// # Errors
     /// `HF-4004`, or what building the index anew fails with.
@@ -288,6 +320,7 @@ impl RepositoryIndex {
                 }
                 self.blobs.insert(packs).await.map_err(|error| index_failure(&error))?;
                 entered.add(&[*id]).map_err(|error| index_failure(&error))?;
+                self.tell_doubts(&self.doubted.read());
                 read += 1;
             }
             if !replaced {

@@ -11,6 +11,7 @@ mod control;
 mod deploy;
 mod documentation;
 mod error_pages;
+mod faults;
 mod files;
 mod harness;
 mod index;

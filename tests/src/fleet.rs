@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use holdfast_agent::{Agent, AgentConfig, EnrollOptions, RunningAgent};
@@ -20,7 +21,7 @@ use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 use holdfast_runtime::tls::install_crypto_provider;
-use holdfast_runtime::{SharedClock, SystemClock};
+use holdfast_runtime::{Ending, SharedClock, SystemClock};
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -188,10 +189,27 @@ impl Fleet {
         change(&mut self.agents.get_mut(name).expect("the agent was added").0);
     }
 
+    /// The configuration that an agent has at its next start.
+    pub fn agent_config(&self, name: &str) -> &AgentConfig {
+        &self.agents.get(name).expect("the agent was added").0
+    }
+
     /// Stops an agent in order.
     pub async fn stop_agent(&mut self, name: &str) {
         let running = self.agents.get_mut(name).and_then(|(_, running)| running.take());
         let _ = running.expect("the agent runs").stop().await;
+    }
+
+    /// Changes the configuration that the controller has at its next start.
+    pub fn configure_controller(&mut self, change: impl FnOnce(&mut ControllerConfig)) {
+        change(&mut self.config);
+    }
+
+    /// Waits until the controller stops by itself, and says why.
+    pub async fn controller_ended(&mut self) -> Result<Ending, Failure> {
+        let running = self.controller.take().expect("the controller runs");
+        let ended = tokio::time::timeout(RUN_DEADLINE, running.until_stopped()).await;
+        ended.expect("the controller stops in time")
     }
 
     /// Stops the controller in order.
@@ -216,6 +234,17 @@ impl Fleet {
         .expect("the definition is good");
         let made = self.repositories().init(v1::InitRepositoryRequest { name: name.to_owned() }).await;
         made.expect("the repository is made");
+    }
+
+    /// The command line, with the first operator's token.
+    pub fn cli(&self) -> Command {
+        let (token, ca) = (self.path().join("token"), self.path().join("ca.pem"));
+        std::fs::write(&token, self.token.reveal()).expect("the folder is writable");
+        set_mode(&token, 0o600);
+        std::fs::write(&ca, &self.ca_pem).expect("the folder is writable");
+        let mut command = Command::new(crate::workspace::binary("holdfast"));
+        command.args(["--server", &self.address]).arg("--token-file").arg(token).arg("--ca-file").arg(ca);
+        command
     }
 
     /// Stops everything in order.

@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod restic;
 pub mod s3;
 pub mod skewed_clock;
+pub mod small_disk;
 pub mod tree;
 pub mod tree_compare;
 pub mod wait;
@@ -27,6 +28,7 @@ pub use proxy::Proxy;
 pub use restic::Restic;
 pub use s3::S3Server;
 pub use skewed_clock::SkewedClock;
+pub use small_disk::SmallDisk;
 pub use tree::{TreeSpec, TreeSummary};
 pub use tree_compare::assert_same_tree;
 

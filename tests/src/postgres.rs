@@ -128,6 +128,15 @@ impl PostgresCluster {
         self.try_psql(database, sql).expect_success().stdout.trim_end().to_owned()
     }
 
+    /// As [`PostgresCluster::psql`], for a database of any name, which `psql` would else take for a connection string.
+    ///
+    /// # Panics
+    /// When the server refuses a statement.
+    pub fn psql_exactly(&self, database: &str, sql: &str) -> String {
+        let value = database.replace('\\', "\\\\").replace('\'', "\\'");
+        self.psql(&format!("dbname='{value}'"), sql)
+    }
+
     /// As [`PostgresCluster::psql`], for statements that may fail.
     pub fn try_psql(&self, database: &str, sql: &str) -> Finished {
         let mut psql = self.client("psql");

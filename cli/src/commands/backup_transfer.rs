@@ -53,7 +53,7 @@ async fn copy_to_output(app: &mut App, mut replies: Replies<v1::ExportSnapshotRe
     while let Some(part) = replies.next().await? {
         app.output.write_bytes(&part.data)?;
     }
-    app.output.finish()
+    app.output.finish_bytes()
 }
 
 /// The file appears under its name when all of it is on the disk, and not before.

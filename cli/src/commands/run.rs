@@ -286,6 +286,9 @@ async fn logs(app: &mut App, args: RunLogsArgs) -> CliResult {
             app.output.write(&text)?;
             // Somebody looks on: nothing may stay in a buffer.
             app.output.finish()?;
+            if app.output.reader_is_gone() {
+                break;
+            }
         } else {
             kept.extend(lines);
         }

@@ -13,7 +13,7 @@ use crate::views::local::VersionView;
 pub(super) fn completion(app: &mut App, args: &CompletionArgs) -> CliResult {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "holdfast", &mut script);
-    app.output.write_bytes(&script)?;
+    app.output.write(&String::from_utf8_lossy(&script))?;
     Ok(ExitStatus::Ok)
 }
 
@@ -21,7 +21,7 @@ pub(super) fn man(app: &mut App, args: ManArgs) -> CliResult {
     let Some(folder) = args.to else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(|error| CliError::output(&error))?;
-        app.output.write_bytes(&page)?;
+        app.output.write(&String::from_utf8_lossy(&page))?;
         return Ok(ExitStatus::Ok);
     };
     if !folder.is_dir() {

@@ -55,6 +55,13 @@ pub trait BlobIndex: Send + Sync + std::fmt::Debug + 'static {
     /// The index cannot be written.
     async fn insert(&self, packs: Vec<(PackId, Vec<PackEntry>)>) -> Result<(), BlobIndexError>;
 
+    /// The packs that were entered and not forgotten since. From memory.
+    fn packs(&self) -> Vec<PackId>;
+
+    /// Relies on every entered pack but these, until it is said anew: not kept over a restart. Their blobs are not
+    /// contained, and looked up there only where they are in no other pack. From memory.
+    fn doubt_only(&self, packs: &[PackId]);
+
     /// Whether a pack was entered and not forgotten since. From memory.
     fn contains_pack(&self, pack: &PackId) -> bool;
 

@@ -75,6 +75,8 @@ kinds! {
     Session = 14 "session";
     /// What the controller remembers of itself.
     Setting = 15 "setting";
+    /// The packs of a repository that a check found damaged, by the name of the repository.
+    DamagedPacks = 16 "damaged packs";
 }
 
 impl Kind {

@@ -96,7 +96,7 @@ async fn find(repository: &Repository, text: &str) -> Result<SnapshotId, AnyErro
 
 async fn check(repository: &Repository, flags: &[&str]) -> Result<ExitCode, AnyError> {
     let started = Instant::now();
-    let options = CheckOptions { read_data: flags.contains(&"--read-data"), threads: None };
+    let options = CheckOptions { read_data: flags.contains(&"--read-data"), ..CheckOptions::default() };
     let report =
         holdfast_repository::check::check(repository, options, Arc::default(), &CancellationToken::new())
             .await?;

@@ -16,6 +16,7 @@ mod touch;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,12 +38,14 @@ use crate::storage::StorageErrorKind;
 const FINDINGS_KEPT: usize = 1000;
 
 /// What is checked.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CheckOptions {
     /// Read and open every byte of every pack. Costs the time of reading the whole repository.
     pub read_data: bool,
     /// Threads that open blobs; the number of cores when missing.
     pub threads: Option<usize>,
+    /// Packs that were found damaged before: of a blob that is in another pack too, the other one counts.
+    pub doubted: Vec<PackId>,
 }
 
 /// Counts that grow while a check runs.
@@ -100,6 +103,8 @@ impl FindingKind {
 pub enum FindingObject {
     /// An object of the storage.
     Object(ObjectName),
+    /// The keys all together.
+    Keys,
     /// A blob within a pack.
     Blob {
         /// The blob.
@@ -113,6 +118,7 @@ impl fmt::Display for FindingObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FindingObject::Object(name) => write!(f, "{} {name}", name.kind()),
+            FindingObject::Keys => f.write_str("every key"),
             FindingObject::Blob { blob, pack: Some(pack) } => {
                 write!(f, "blob {blob} in {}", ObjectName::Pack(*pack))
             }
@@ -174,6 +180,8 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// How many there were.
     pub findings_total: u64,
+    /// Packs that are damaged or missing, or hold a damaged blob, sorted.
+    pub damaged_packs: Vec<PackId>,
 }
 
 impl CheckReport {
@@ -301,6 +309,10 @@ impl Checker {
         }
         self.name_snapshots(&index, &snapshots)?;
         let mut report = self.report.into_inner();
+        let lost = self.lost.into_inner();
+        let of_blobs = lost.blobs.iter().filter_map(|id| index.get(id)).map(|location| location.pack);
+        let damaged: BTreeSet<PackId> = lost.packs.iter().copied().chain(of_blobs).collect();
+        report.damaged_packs = damaged.into_iter().collect();
         report.trees = self.progress.trees.load(Ordering::Relaxed);
         report.packs_read = self.progress.packs_read.load(Ordering::Relaxed);
         report.bytes_read = self.progress.bytes_read.load(Ordering::Relaxed);

@@ -30,6 +30,9 @@ pub enum RepositoryError {
         /// How many were tried.
         keys: usize,
     },
+    /// There is a config, and no key that a password could open.
+    #[error("the repository has no key object")]
+    KeyMissing,
     /// The config names a version of the format that we do not read.
     #[error("the repository has format version {found}, only version {supported} is supported")]
     Unsupported {
@@ -189,7 +192,7 @@ impl RepositoryError {
             Self::Exists { .. } => ErrorCode::RepositoryExists,
             Self::WrongPassword { .. } => ErrorCode::RepositoryWrongPassword,
             Self::Unsupported { .. } => ErrorCode::RepositoryUnsupported,
-            Self::BlobMissing { .. } => ErrorCode::ObjectMissing,
+            Self::KeyMissing | Self::BlobMissing { .. } => ErrorCode::ObjectMissing,
             Self::Damaged { .. } => ErrorCode::ObjectDamaged,
             Self::LimitExceeded { .. } => ErrorCode::LimitExceeded,
             Self::UnsafeName { .. } => ErrorCode::UnsafePath,

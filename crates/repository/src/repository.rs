@@ -81,7 +81,7 @@ impl Repository {
     ///
     /// # Errors
     /// `HF-3001` without a config, `HF-3003` for a wrong password, `HF-3004` for another version of the format,
-    /// `HF-3006` when config or every key is damaged, and those of the storage.
+    /// `HF-3005` without a key, `HF-3006` when config or every key is damaged, and those of the storage.
     pub async fn open(store: Arc<dyn ObjectStore>, password: &Secret) -> Result<Self, RepositoryError> {
         let sealed_config = match store.get(&ObjectName::Config).await {
             Err(error) if error.kind() == StorageErrorKind::NotFound => return Err(RepositoryError::Missing),
@@ -102,6 +102,9 @@ impl Repository {
     async fn unlock(store: &dyn ObjectStore, password: &Secret) -> Result<MasterKey, RepositoryError> {
         let mut names: Vec<_> =
             store.list(ObjectKind::Key).await?.map_ok(|(name, _)| name).try_collect().await?;
+        if names.is_empty() {
+            return Err(RepositoryError::KeyMissing);
+        }
         names.sort_unstable();
         names.truncate(KEYS_TRIED_MAX);
         let mut last_error = None;
@@ -278,9 +281,26 @@ impl Repository {
     /// # Errors
     /// As [`Self::visit_index`].
     pub async fn load_index(&self) -> Result<MemoryIndex, RepositoryError> {
+        self.load_index_doubting(|_| false).await
+    }
+
+    /// As [`Self::load_index`], [doubting](MemoryIndex::doubt) the packs of which this is true.
+    ///
+    /// # Errors
+    /// As [`Self::visit_index`].
+    pub async fn load_index_doubting(
+        &self,
+        is_doubtful: impl Fn(&PackId) -> bool,
+    ) -> Result<MemoryIndex, RepositoryError> {
         let mut index = MemoryIndex::new();
         for id in self.index_ids().await? {
-            match self.visit_index(id, |pack, entries| index.insert_pack(pack, entries)).await {
+            let visited = self.visit_index(id, |pack, entries| {
+                if is_doubtful(&pack) {
+                    index.doubt(pack);
+                }
+                index.insert_pack(pack, entries);
+            });
+            match visited.await {
                 // Another client may have replaced it by a newer one since it was listed.
                 Err(RepositoryError::Storage(error)) if error.kind() == StorageErrorKind::NotFound => {}
                 other => other?,

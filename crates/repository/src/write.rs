@@ -10,6 +10,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `feed` | the caller's side: [`SnapshotWriter`] |
+//! | `failed` | how a call of the caller's side fails |
 //! | `folders` | open folders, entries that wait for their content, finished trees |
 //! | `worker` | the threads for processor work |
 //! | `fill` | reading into buffers, cutting, hashing |
@@ -27,6 +28,7 @@
 //! open. A worker that waits for a buffer encodes meanwhile, and that frees buffers. The sink thread waits for nobody.
 
 mod encode;
+mod failed;
 mod feed;
 mod fill;
 mod folders;

@@ -28,6 +28,7 @@ use super::merge::{self, Merge};
 use super::packs::{Packs, Removed};
 use super::recent::{Log, Recent};
 use super::segment::{BlockCache, Segment};
+use super::slot::PackNumber;
 use super::slot::Slot;
 use super::{BlobIndex, BlobIndexError};
 
@@ -68,6 +69,8 @@ struct State {
     segments: Vec<Arc<Segment>>,
     packs: Arc<Packs>,
     removed: Arc<Removed>,
+    /// Packs that are not relied on.
+    doubted: Arc<HashSet<PackNumber>>,
 }
 
 #[derive(Debug, Default)]
@@ -193,7 +196,7 @@ impl BlobIndex for DiskBlobIndex {
 
     async fn contains(&self, ids: Vec<BlobId>) -> Result<Vec<bool>, BlobIndexError> {
         let find = move |inner: &Inner| {
-            let (found, _) = inner.find(&ids)?;
+            let (found, _) = inner.find(&ids, false)?;
             Ok(found.iter().map(Option::is_some).collect())
         };
         self.blocking(move |inner| inner.checked(find)).await
@@ -213,6 +216,15 @@ impl BlobIndex for DiskBlobIndex {
 
     async fn finish_rebuild(&self) -> Result<(), BlobIndexError> {
         self.blocking(Inner::finish_rebuild).await
+    }
+
+    fn packs(&self) -> Vec<PackId> {
+        self.inner.state.read().packs.ids()
+    }
+
+    fn doubt_only(&self, packs: &[PackId]) {
+        let mut state = self.inner.state.write();
+        state.doubted = Arc::new(state.packs.numbers_of(packs).into_iter().collect());
     }
 
     fn contains_pack(&self, pack: &PackId) -> bool {
@@ -264,7 +276,14 @@ fn load(folder: &Path) -> Result<(State, Log, u64), BlobIndexError> {
     }
     let mut recent = Recent::default();
     slots.into_iter().for_each(|slot| recent.insert(slot));
-    let state = State { recent, frozen: None, segments, packs: Arc::new(packs), removed: Arc::new(removed) };
+    let state = State {
+        recent,
+        frozen: None,
+        segments,
+        packs: Arc::new(packs),
+        removed: Arc::new(removed),
+        doubted: Arc::default(),
+    };
     Ok((state, log, newest + 2))
 }
 
@@ -304,19 +323,40 @@ impl Inner {
         BlobIndexError::Failed(error)
     }
 
-    /// The live slot of each blob, and the packs that their numbers belong to.
-    fn find(&self, ids: &[BlobId]) -> Result<(Vec<Option<Slot>>, Arc<Packs>), BlobIndexError> {
+    /// The live slot of each blob in a pack that is relied on, else, with `doubtful`, in any; and the packs that their
+    /// numbers belong to.
+    fn find(
+        &self,
+        ids: &[BlobId],
+        doubtful: bool,
+    ) -> Result<(Vec<Option<Slot>>, Arc<Packs>), BlobIndexError> {
+        let doubted = self.state.read().doubted.clone();
+        let (mut found, packs) = self.find_where(ids, &|slot| !doubted.contains(&slot.pack()))?;
+        if doubtful && !doubted.is_empty() {
+            let open: Vec<usize> = (0..ids.len()).filter(|&place| found[place].is_none()).collect();
+            let wanted: Vec<BlobId> = open.iter().map(|&place| ids[place]).collect();
+            let (rest, _) = self.find_where(&wanted, &|_| true)?;
+            open.into_iter().zip(rest).for_each(|(place, slot)| found[place] = slot);
+        }
+        Ok((found, packs))
+    }
+
+    fn find_where(
+        &self,
+        ids: &[BlobId],
+        accept: &dyn Fn(&Slot) -> bool,
+    ) -> Result<(Vec<Option<Slot>>, Arc<Packs>), BlobIndexError> {
         let mut found: Vec<Option<Slot>>;
         let (frozen, mut segments, packs, removed);
         {
             let state = self.state.read();
             (packs, removed) = (state.packs.clone(), state.removed.clone());
-            let live = |slot: &Slot| !removed.contains(slot.pack());
+            let live = |slot: &Slot| !removed.contains(slot.pack()) && accept(slot);
             found = ids.iter().map(|id| state.recent.find(id, live)).collect();
             frozen = state.frozen.as_ref().map(|(recent, _)| recent.clone());
             segments = state.segments.clone();
         }
-        let live = |slot: &Slot| !removed.contains(slot.pack());
+        let live = |slot: &Slot| !removed.contains(slot.pack()) && accept(slot);
         let mut open: Vec<usize> = (0..ids.len()).filter(|&place| found[place].is_none()).collect();
         if let Some(frozen) = frozen {
             open.retain(|&place| {
@@ -338,7 +378,7 @@ impl Inner {
     }
 
     fn lookup(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, BlobIndexError> {
-        let (found, packs) = self.find(ids)?;
+        let (found, packs) = self.find(ids, true)?;
         let mut names = HashMap::new();
         let mut location = |slot: Slot| -> Result<BlobLocation, BlobIndexError> {
             let name = match names.entry(slot.pack()) {

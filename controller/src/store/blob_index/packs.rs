@@ -62,6 +62,11 @@ impl Packs {
         self.live.read().contains_key(pack)
     }
 
+    /// The packs that are there, in no order.
+    pub fn ids(&self) -> Vec<PackId> {
+        self.live.read().keys().copied().collect()
+    }
+
     /// How many packs are there.
     pub fn len(&self) -> usize {
         self.live.read().len()

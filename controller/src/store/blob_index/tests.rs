@@ -301,6 +301,31 @@ async fn packs_are_counted_and_known_by_name_until_they_are_gone() {
 }
 
 #[tokio::test]
+async fn blobs_of_doubted_packs_are_not_contained_and_located_there_only_for_want_of_another() {
+    let house = House::new();
+    let index = house.open();
+    fill(&index, 0..20, 50).await;
+    index.doubt_only(&[pack(3), pack(999)]);
+    let question = || vec![blob(149), blob(150), blob(199), blob(200)];
+    assert_eq!(index.contains(question()).await.unwrap(), [true, false, false, true]);
+    let places = async || {
+        let found = index.lookup(question()).await.unwrap().into_iter();
+        found.map(|found| found.map(|found| found.pack)).collect::<Vec<_>>()
+    };
+    assert_eq!(places().await, [Some(pack(2)), Some(pack(3)), Some(pack(3)), Some(pack(4))]);
+
+    // Stored again in another pack: that one counts, also before what is doubted in the order of the segments.
+    index.insert(vec![(pack(500), entries(500, [150]))]).await.unwrap();
+    assert_eq!(index.contains(question()).await.unwrap(), [true, true, false, true]);
+    assert_eq!(places().await, [Some(pack(2)), Some(pack(500)), Some(pack(3)), Some(pack(4))]);
+    fill(&index, 20..40, 50).await;
+    assert_eq!(places().await[1], Some(pack(500)));
+
+    index.doubt_only(&[]);
+    assert_eq!(index.contains(question()).await.unwrap(), [true; 4]);
+}
+
+#[tokio::test]
 async fn a_damaged_segment_never_gives_a_wrong_answer_and_asks_for_a_rebuild() {
     let house = House::new();
     let index = house.open();

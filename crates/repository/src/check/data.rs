@@ -204,7 +204,10 @@ impl Checker {
             self.find(FindingKind::Damaged, object, damage.as_str());
         }
         for (blob, why) in &verdict.damaged_blobs {
-            self.lost.lock().blobs.insert(*blob);
+            // What is whole in another pack is not lost.
+            if index.get(blob).is_none_or(|location| location.pack == pack) {
+                self.lost.lock().blobs.insert(*blob);
+            }
             let object = FindingObject::Blob { blob: *blob, pack: Some(pack) };
             self.find(FindingKind::Damaged, object, why.as_str());
         }

@@ -68,7 +68,12 @@ impl Checker {
             }
             Err(error) => self.find_error(FindingObject::Object(config), error)?,
         }
-        for (name, _) in self.list(ObjectKind::Key)? {
+        let keys = self.list(ObjectKind::Key)?;
+        if keys.is_empty() {
+            let detail = "no password opens the repository any more";
+            self.find(FindingKind::Missing, FindingObject::Keys, detail);
+        }
+        for (name, _) in keys {
             let data = self.wait(async { Ok(self.repository.store().get(&name).await?) });
             if let Err(error) = data.and_then(|data| check_hash(&name, &data)) {
                 self.find_error(FindingObject::Object(name), error)?;
@@ -94,6 +99,7 @@ impl Checker {
     /// Reads every index object and compares it with the packs that are there.
     pub(super) fn check_index(&self, packs: &IdMap<PackId, u64>) -> Result<MemoryIndex, RepositoryError> {
         let mut index = MemoryIndex::new();
+        index.doubt_only(self.options.doubted.iter().copied());
         let mut described: IdMap<PackId, PackSummary> = HashMap::default();
         for (name, _) in self.list(ObjectKind::Index)? {
             let ObjectName::Index(id) = name else { continue };
@@ -102,6 +108,9 @@ impl Checker {
                 let summary = PackSummary::of(entries);
                 if *described.entry(pack).or_insert(summary) != summary {
                     contradictions.push(pack);
+                }
+                if packs.get(&pack) != Some(&summary.bytes) {
+                    index.doubt(pack);
                 }
                 index.insert_pack(pack, entries);
             }));

@@ -14,7 +14,7 @@ use crate::storage::fs::FsStore;
 use holdfast_model::secret::Secret;
 
 async fn checked(repository: &Repository, read_data: bool) -> CheckReport {
-    let options = CheckOptions { read_data, threads: None };
+    let options = CheckOptions { read_data, ..CheckOptions::default() };
     check(repository, options, Arc::default(), &CancellationToken::new()).await.unwrap()
 }
 
@@ -175,11 +175,13 @@ fn judge(
     let about_it: Vec<_> =
         report.findings.iter().filter(|finding| finding.object == FindingObject::Object(name)).collect();
     match (kind, how) {
-        // A key or snapshot that is gone leaves no trace in the repository; the controller remembers them.
         (ObjectKind::Key, Damage::Delete) => {
-            assert!(report.is_sound() && report.keys == 0, "{context}");
+            let found: Vec<_> =
+                report.findings.iter().map(|finding| (finding.kind, finding.object)).collect();
+            assert_eq!(found, [(FindingKind::Missing, FindingObject::Keys)], "{context}");
             assert_eq!(restored, Ok(()), "{context}");
         }
+        // A snapshot that is gone leaves no trace in the repository; the controller remembers it.
         (ObjectKind::Snapshot, Damage::Delete) => {
             assert!(report.is_sound() && report.snapshots == 1, "{context}");
         }

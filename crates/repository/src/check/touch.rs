@@ -57,7 +57,7 @@ impl Checker {
             let touched = match finding.object {
                 FindingObject::Blob { blob, .. } => touched_by_blob.get(&blob),
                 FindingObject::Object(ObjectName::Pack(pack)) => touched_by_pack.get(&pack),
-                FindingObject::Object(_) => None,
+                FindingObject::Object(_) | FindingObject::Keys => None,
             };
             if let Some(snapshots) = touched {
                 finding.snapshots.clone_from(snapshots);

@@ -1,6 +1,6 @@
 //! An index in memory, for check, import, tests and restores of small repositories.
 
-use crate::id::{BlobId, BlobType, IdMap, PackId};
+use crate::id::{BlobId, BlobType, IdMap, IdSet, PackId};
 use crate::pack::PackEntry;
 
 /// Where a blob is.
@@ -34,6 +34,7 @@ pub struct MemoryIndex {
     pack_numbers: IdMap<PackId, u32>,
     sorted: Vec<Slot>,
     recent: IdMap<BlobId, Slot>,
+    doubted: IdSet<PackId>,
 }
 
 /// The map of recent additions is not merged before it has this many.
@@ -45,7 +46,36 @@ impl MemoryIndex {
         Self::default()
     }
 
-    /// Adds the blobs of a pack. A blob that is known already keeps its first place.
+    /// Relies no more on a pack that is damaged or gone. Its blobs are not [sound](Self::is_sound); they are still found
+    /// where nothing better is, and give way to the same blobs in another pack that is added later.
+    pub fn doubt(&mut self, pack: PackId) {
+        self.doubted.insert(pack);
+    }
+
+    /// Relies on every pack again but these.
+    pub fn doubt_only(&mut self, packs: impl IntoIterator<Item = PackId>) {
+        self.doubted = packs.into_iter().collect();
+    }
+
+    /// The packs that are not relied on, in no order.
+    pub fn doubted(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.doubted.iter().copied()
+    }
+
+    /// Whether a blob is in a pack that is relied on: it need not be stored again.
+    pub fn is_sound(&self, id: &BlobId) -> bool {
+        self.slot(id).is_some_and(|slot| !self.is_doubted(slot))
+    }
+
+    fn is_doubted(&self, slot: &Slot) -> bool {
+        !self.doubted.is_empty() && self.doubted.contains(&self.pack_of(slot))
+    }
+
+    fn pack_of(&self, slot: &Slot) -> PackId {
+        self.packs[(slot.pack & !TREE_BIT) as usize]
+    }
+
+    /// Adds the blobs of a pack. A blob that is known already keeps its first place, unless that is in doubt.
     pub fn insert_pack(&mut self, pack: PackId, entries: &[PackEntry]) {
         let next = u32::try_from(self.packs.len()).expect("an index holds fewer than 2^31 packs") & !TREE_BIT;
         let number = *self.pack_numbers.entry(pack).or_insert(next);
@@ -53,20 +83,25 @@ impl MemoryIndex {
             self.packs.push(pack);
         }
         for entry in entries {
-            if self.slot(&entry.id).is_some() {
+            let known = self.slot(&entry.id);
+            if known.is_some_and(|slot| !self.is_doubted(slot) || self.doubted.contains(&pack)) {
                 continue;
             }
             let tree = if entry.blob_type == BlobType::Tree { TREE_BIT } else { 0 };
-            self.recent.insert(
-                entry.id,
-                Slot {
-                    id: entry.id,
-                    pack: number | tree,
-                    offset: entry.offset,
-                    length: entry.length,
-                    uncompressed_length: entry.uncompressed_length.unwrap_or(NOT_COMPRESSED),
-                },
-            );
+            let slot = Slot {
+                id: entry.id,
+                pack: number | tree,
+                offset: entry.offset,
+                length: entry.length,
+                uncompressed_length: entry.uncompressed_length.unwrap_or(NOT_COMPRESSED),
+            };
+            if known.is_some()
+                && let Ok(found) = self.sorted.binary_search_by(|slot| slot.id.cmp(&entry.id))
+            {
+                self.sorted[found] = slot;
+                continue;
+            }
+            self.recent.insert(entry.id, slot);
             if self.recent.len() > RECENT_MIN.max(self.sorted.len() / 16) {
                 self.merge();
             }
@@ -111,7 +146,7 @@ impl MemoryIndex {
     fn location(&self, slot: &Slot) -> BlobLocation {
         let blob_type = if slot.pack & TREE_BIT == 0 { BlobType::Data } else { BlobType::Tree };
         BlobLocation {
-            pack: self.packs[(slot.pack & !TREE_BIT) as usize],
+            pack: self.pack_of(slot),
             entry: PackEntry {
                 id: slot.id,
                 blob_type,
@@ -185,6 +220,29 @@ mod tests {
             assert_eq!(location.pack, PackId::of(&(n / 100).to_le_bytes()));
         }
         assert!(!index.contains(&BlobId::of(b"other")));
+    }
+
+    #[test]
+    fn a_blob_of_a_doubted_pack_gives_way_to_the_same_in_another() {
+        let mut index = MemoryIndex::new();
+        let [bad, good] = [&b"bad"[..], b"good"].map(PackId::of);
+        // So many that some are in the sorted list and some are not.
+        let entries: Vec<_> = (0..10_000).map(entry).collect();
+        index.insert_pack(bad, &entries);
+        index.doubt(bad);
+        assert!(!entries.iter().any(|entry| index.is_sound(&entry.id)));
+        assert_eq!(index.get(&entry(7).id).unwrap().pack, bad, "it is found where nothing better is");
+        index.insert_pack(good, &entries[..9_999]);
+        assert_eq!((index.len(), index.iter().count()), (10_000, 10_000));
+        for entry in &entries[..9_999] {
+            assert_eq!(index.get(&entry.id).unwrap().pack, good);
+            assert!(index.is_sound(&entry.id));
+        }
+        assert!(!index.is_sound(&entry(9_999).id));
+        index.insert_pack(bad, &entries);
+        assert_eq!(index.get(&entry(7).id).unwrap().pack, good, "it does not come back");
+        index.doubt_only([]);
+        assert!(index.is_sound(&entry(9_999).id));
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Fixture {
         let repository = Repository::from_keys(Arc::new(store.clone()), config, MasterKey::generate());
         let json = config.to_json();
         repository.save_unpacked(ObjectKind::Config, &json).await.unwrap();
+        // Nobody opens it with a password; that it is there is all that a check asks.
+        let key = crate::id::KeyId::of(b"a key");
+        store.put(&crate::format::ObjectName::Key(key), (&b"a key"[..]).into()).await.unwrap();
         Self { store, repository, packs: Vec::new() }
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tokio::sync::mpsc;
 
 use super::OWN_FOLDER;
+use super::failed::{Failed, out_of_order};
 use super::fill::{Cutting, Fill, Pipeline, ReadContent, ReadFailed};
 use super::folders::{FinishedTree, Folders, Outcome, ROOT, Ticket};
 use super::options::{
@@ -584,34 +585,6 @@ impl Pipeline for SnapshotWriter {
         // The channel has room for every batch that can exist.
         self.ask.as_ref().and_then(|ask| ask.try_send(batch).ok()).ok_or(Stopped)
     }
-}
-
-/// Why a call of the caller's side ended.
-enum Failed {
-    /// With this error.
-    Here(RepositoryError),
-    /// Because another thread stopped the writer.
-    Elsewhere,
-}
-
-impl From<RepositoryError> for Failed {
-    fn from(error: RepositoryError) -> Self {
-        Failed::Here(error)
-    }
-}
-
-impl From<Stopped> for Failed {
-    fn from(_: Stopped) -> Self {
-        Failed::Elsewhere
-    }
-}
-
-fn out_of_order(path: &[u8], previous: &[u8], reason: &'static str) -> Failed {
-    Failed::Here(RepositoryError::EntryOrder {
-        path: String::from_utf8_lossy(path).into_owned(),
-        previous: String::from_utf8_lossy(previous).into_owned(),
-        reason,
-    })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RepositoryError> {

@@ -23,7 +23,7 @@ pub(super) enum Past {
     /// So far every entry is as it was.
     Same(SameSoFar),
     /// Its entries, of which those that were asked for are gone.
-    Entries(PastEntries),
+    Entries(Box<PastEntries>),
 }
 
 /// A folder of which every entry that came was the next one of the parent, unchanged.
@@ -108,8 +108,8 @@ impl SameSoFar {
 }
 
 impl PastEntries {
-    pub(super) fn new(id: BlobId, nodes: std::vec::IntoIter<Node>) -> Self {
-        Self { id, nodes: nodes.peekable() }
+    pub(super) fn new(id: BlobId, nodes: std::vec::IntoIter<Node>) -> Box<Self> {
+        Box::new(Self { id, nodes: nodes.peekable() })
     }
 
     /// The entry of this name. Names must be asked for in order.

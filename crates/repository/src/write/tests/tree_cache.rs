@@ -7,7 +7,11 @@ use proptest::prelude::*;
 use super::*;
 
 /// A tree in memory: path → content and the second of its last change. A path with entries below it is a folder.
-type Model = BTreeMap<Vec<u8>, (Vec<u8>, i64)>;
+type Model = BTreeMap<Vec<u8>, ModelFile>;
+
+type ModelFile = (Vec<u8>, i64);
+
+type Parts = Vec<Vec<u8>>;
 
 const NAMES: [&str; 4] = ["a", "a b", "b", "z"];
 
@@ -44,7 +48,7 @@ fn apply(model: &mut Model, change: &Change, second: i64) {
 
 /// The entries of a model as a walk gives them: folders before what is in them, siblings by raw name.
 fn entries(house: &House, model: &Model) -> Vec<WriteEntry> {
-    let mut found: BTreeMap<Vec<Vec<u8>>, Option<&(Vec<u8>, i64)>> = BTreeMap::new();
+    let mut found: BTreeMap<Parts, Option<&ModelFile>> = BTreeMap::new();
     for (path, file) in model {
         let parts: Vec<Vec<u8>> = path.split(|&byte| byte == b'/').map(<[u8]>::to_vec).collect();
         for length in 1..parts.len() {
@@ -52,7 +56,7 @@ fn entries(house: &House, model: &Model) -> Vec<WriteEntry> {
         }
         found.insert(parts, Some(file));
     }
-    let entry = |(parts, file): (Vec<Vec<u8>>, Option<&(Vec<u8>, i64)>)| {
+    let entry = |(parts, file): (Parts, Option<&ModelFile>)| {
         let path = String::from_utf8(parts.join(&b'/')).unwrap();
         let Some((content, second)) = file else { return folder(&path) };
         let on_disk = house.file(&hex::encode(&path), content);
