@@ -34,7 +34,8 @@ use crate::outbox::Outbox;
 pub const ENGINES: [&str; 3] = ["postgres", "sqlite", "files"];
 /// How long the controller may take to welcome an agent.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
-/// A session that lived this long before another took its place was a good one: the next is dialled without much waiting.
+/// A session that lived this long before another took its place was a good one: the next is dialled without much
+/// waiting.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// Messages on their way to the connection.
 const OUTGOING_MAX: usize = 64;

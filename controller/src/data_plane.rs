@@ -179,7 +179,7 @@ impl DataPlane {
         if let Some(id) = guard.run().snapshot {
             return Ok(id);
         }
-        // An earlier request may have got as far as the snapshot before the controller, the storage or the agent failed.
+        // An earlier request may have got as far as the snapshot before something failed.
         let earlier = match guard.may_be_made() {
             true => self.core.catalog.committed_by(&repository, granted.run.id).await?,
             false => None,
