@@ -171,9 +171,10 @@ async fn a_damaged_or_missing_config_opens_nothing_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_index_opens_nothing_until_it_is_back() {
+async fn a_damaged_index_object_that_the_controller_has_to_read_opens_nothing_until_it_is_back() {
     let (mut fleet, tree, _) = fleet_with_backup().await;
     fleet.stop_controller().await;
+    std::fs::remove_dir_all(fleet.path().join("controller/blobs")).unwrap();
     let index = only_object(&fleet, "index");
     let harmed = Harmed::flip(index.clone());
     fleet.start_controller().await;
