@@ -67,6 +67,7 @@ class Round:
         self.add("files full", "restic", self.restic.command("backup", tree), size=self.restic.repository())
         self.add("files full", "restic, no extra verify", self.restic_unchecked.command("backup", "--no-extra-verify", tree))
         self.add_ours("files full", self.holdfast.backup("tree", "full"), size="tree")
+        self.add_unverified("files full", "tree", f"engine: files, paths: [{tree}]")
         self.add("files nothing changed", "restic", self.restic.command("backup", tree))
         self.add_ours("files nothing changed", self.holdfast.backup("tree", "incremental"))
         data.change_tree(tree, data.SEED + self.number)
@@ -103,6 +104,7 @@ class Round:
         try:
             self.add("sqlite full", "restic", self.restic.command("backup", database), size=self.restic.repository())
             self.add_ours("sqlite full", self.holdfast.backup("bars", "full"), size="bars")
+            self.add_unverified("sqlite full", "bars", f"engine: sqlite, path: {database}")
         finally:
             writer.kill()
             writer.wait()
@@ -121,6 +123,7 @@ class Round:
             command = self.restic.command("backup", "--stdin", "--stdin-filename", "dump.sql")
             self.add("stream full", "restic", command, size=self.restic.repository(), stdin=stdin)
         self.add_ours("stream full", self.holdfast.backup("stream", "full"), size="stream")
+        self.add_unverified("stream full", "stream", f"engine: files, paths: [{folder}]")
 
     # --- a live PostgreSQL database
 
@@ -148,10 +151,17 @@ class Round:
         sample.size_mib = folder_mib(size) if size else None
         self.table.add(row, tool, sample)
 
-    def add_ours(self, row, argv, size=None):
+    def add_ours(self, row, argv, size=None, tool="holdfast"):
         sample = measure("holdfast", argv, daemons=self.holdfast.daemons(), env=self.holdfast.environment)
         sample.size_mib = folder_mib(self.holdfast.repository(size)) if size else None
-        self.table.add(row, "holdfast", sample)
+        self.table.add(row, tool, sample)
+
+    def add_unverified(self, row, name, source):
+        """The same into a repository of its own, without comparing what was encoded with what was read."""
+        name += "-unverified"
+        self.holdfast.declare(name, source)
+        with self.holdfast.without_verification():
+            self.add_ours(row, self.holdfast.backup(name, "full"), tool="holdfast, no extra verify")
 
 
 class Cluster:

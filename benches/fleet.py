@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = Path(os.environ["HOLDFAST_BENCH_PROGRAMS"])
@@ -71,8 +72,27 @@ class Fleet:
         self.write(token.name, enrollment["token"])
         where = ("--controller", f"https://127.0.0.1:{self.port}", "--name", "bench", "--ca-pin", enrollment["ca_pin"])
         self.run("holdfast-agent", "enroll", *where, "--data-dir", data_dir, "--token-file", token)
-        self.start("agent", "holdfast-agent", "run", "--config", self.folder / "agent.yaml")
+        self.start_agent()
+
+    def start_agent(self, environment=None):
+        self.start("agent", "holdfast-agent", "run", "--config", self.folder / "agent.yaml", environment=environment)
         self.wait_for(lambda: b"online" in self.try_cli("agent", "list").stdout, "the agent")
+
+    @contextmanager
+    def without_verification(self):
+        """The agent does not compare what it encoded with what it read, as restic with --no-extra-verify."""
+        self.stop_agent()
+        self.start_agent({"HOLDFAST_AGENT__VERIFY_ENCODING": "false"})
+        try:
+            yield
+        finally:
+            self.stop_agent()
+            self.start_agent()
+
+    def stop_agent(self):
+        self.processes["agent"].send_signal(signal.SIGTERM)
+        self.processes["agent"].wait(timeout=20)
+        self.wait_for(lambda: b"online" not in self.try_cli("agent", "list").stdout, "the end of the agent", of=["controller"])
 
     def declare(self, name, source):
         """Makes a repository, and declares a source of the same name that backs up to it."""
@@ -118,17 +138,17 @@ class Fleet:
         if finished.returncode != 0:
             raise SystemExit(f"{argv} ended with {finished.returncode}\n{finished.stdout}{finished.stderr}")
 
-    def start(self, name, program, *arguments):
+    def start(self, name, program, *arguments, environment=None):
         with open(self.folder / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [PROGRAMS / program, *map(str, arguments)], env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [PROGRAMS / program, *map(str, arguments)], env=self.environment | (environment or {}), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    def wait_for(self, ready, what):
+    def wait_for(self, ready, what, of=("controller", "agent")):
         deadline = time.monotonic() + READY_WITHIN_S
         while not ready():
             for name, process in self.processes.items():
-                if process.poll() is not None:
+                if name in of and process.poll() is not None:
                     raise SystemExit(f"the {name} ended:\n{(self.folder / f'{name}.log').read_text()[-4000:]}")
             if time.monotonic() > deadline:
                 raise SystemExit(f"{what} was not ready after {READY_WITHIN_S} s")

@@ -44,6 +44,8 @@ pub struct AgentConfig {
     pub slots: u32,
     /// Threads of a backup's pipeline; without it one for each processor.
     pub work_threads: Option<usize>,
+    /// Open again and compare what was compressed and sealed before it is sent. Off only to measure its cost.
+    pub verify_encoding: bool,
     /// How long running work may take to finish when the agent stops.
     pub drain_grace: Duration,
     /// How long one run may take.
@@ -112,6 +114,7 @@ impl AgentConfig {
             data_dir: data_dir.into(),
             slots: 2,
             work_threads: None,
+            verify_encoding: true,
             drain_grace: DRAIN_GRACE_DEFAULT,
             run_deadline: RUN_DEADLINE_DEFAULT,
             allow: AllowList::default(),
@@ -172,6 +175,8 @@ struct AgentDocument {
     slots: Option<u32>,
     #[serde(default)]
     work_threads: Option<usize>,
+    #[serde(default)]
+    verify_encoding: Option<bool>,
     #[serde(default, deserialize_with = "duration")]
     drain_grace: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
@@ -233,6 +238,7 @@ impl AgentDocument {
             data_dir,
             slots,
             work_threads: self.work_threads,
+            verify_encoding: self.verify_encoding.unwrap_or(true),
             drain_grace: self.drain_grace.unwrap_or(DRAIN_GRACE_DEFAULT),
             run_deadline: self.run_deadline.unwrap_or(RUN_DEADLINE_DEFAULT),
             allow: self.allow,

@@ -1,6 +1,6 @@
 //! The repositories that this controller holds open: storage, keys and the index of their blobs.
 //!
-//! What locks what: a [`Slot`] is held only while its repository is looked up or opened; what guards the index is in
+//! What locks what: a `Slot` is held only while its repository is looked up or opened; what guards the index is in
 //! [`crate::repository_index`].
 
 use std::collections::{BTreeSet, HashMap};

@@ -10,6 +10,7 @@ name: db1
 data_dir: /var/lib/holdfast-agent
 slots: 3
 work_threads: 4
+verify_encoding: false
 drain_grace: 5m
 run_deadline: 12h
 allow:
@@ -39,7 +40,7 @@ fn every_key_is_read() {
     let config = read(FULL).unwrap();
     assert_eq!(config.controller.unwrap().to_string(), "https://backup.example.com:7443");
     assert_eq!(config.name.unwrap().as_str(), "db1");
-    assert_eq!((config.slots, config.work_threads), (3, Some(4)));
+    assert_eq!((config.slots, config.work_threads, config.verify_encoding), (3, Some(4), false));
     assert_eq!(config.drain_grace, Duration::from_secs(300));
     assert_eq!(config.run_deadline, Duration::from_secs(12 * 3600));
     assert_eq!(config.allow.restore_paths, [PathBuf::from("/srv/restore")]);

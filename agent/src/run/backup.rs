@@ -116,8 +116,14 @@ async fn writer(
     let options = WriteOptions {
         level: repository.compression_level,
         threads: job.worker.config.work_threads.unwrap_or(defaults.threads),
+        verify_encoding: job.worker.config.verify_encoding,
         ..defaults
     };
+    if !options.verify_encoding {
+        job.context.log.warn(
+            "what is written is not compared with what was read: `verify_encoding` is off on this agent",
+        );
+    }
     // Loads the root of the parent, which blocks.
     let made = job.context.tasks.spawn_blocking("writer", holdfast_runtime::OnEnd::Isolated, move || {
         SnapshotWriter::new(context, options, parent)
