@@ -120,7 +120,7 @@ async fn writer(
         ..defaults
     };
     if !options.verify_encoding {
-        job.context.log.warn(
+        job.context.log.info(
             "what is written is not compared with what was read: `verify_encoding` is off on this agent",
         );
     }
