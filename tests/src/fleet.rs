@@ -194,10 +194,19 @@ impl Fleet {
         &self.agents.get(name).expect("the agent was added").0
     }
 
-    /// Stops an agent in order.
+    /// Stops an agent in order; returns when the controller, if it runs, has seen it go.
     pub async fn stop_agent(&mut self, name: &str) {
         let running = self.agents.get_mut(name).and_then(|(_, running)| running.take());
         let _ = running.expect("the agent runs").stop().await;
+        if self.controller.is_none() {
+            return;
+        }
+        let gone = async || {
+            let listed = self.fleet().list_agents(v1::ListAgentsRequest {}).await.ok()?.into_inner().agents;
+            let agent = listed.into_iter().find(|agent| agent.name == name);
+            agent.is_none_or(|agent| agent.epoch == 0).then_some(())
+        };
+        until_async("the controller to see the agent go", CONNECT_DEADLINE, gone).await;
     }
 
     /// Changes the configuration that the controller has at its next start.
