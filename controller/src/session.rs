@@ -81,6 +81,8 @@ struct Session {
     outbox_id: String,
     /// The highest number of a fact that is durable.
     acked: u64,
+    /// The attempts that the agent had before this session: what it is given on it cannot be in its Hello yet.
+    given_before: Vec<(RunId, Attempt)>,
 }
 
 impl Session {
@@ -105,8 +107,12 @@ impl Session {
             clock_skew_millis: 0,
         };
         tracing::info!(%agent, epoch, version = hello.agent_version, "agent connected");
+        let is_given = |run: &Run| run.agent.as_ref() == Some(&agent) && run.state.phase.is_with_agent();
+        let given = core.runs.active().into_iter().filter(is_given);
+        let given_before = given.map(|run| (run.id, run.state.attempt)).collect();
         let registration = core.sessions.enter(&agent, state);
-        Ok(Self { core, agent, epoch, registration, outbox_id: hello.outbox_id.clone(), acked })
+        let outbox_id = hello.outbox_id.clone();
+        Ok(Self { core, agent, epoch, registration, outbox_id, acked, given_before })
     }
 
     fn welcome(&self) -> v1::Welcome {
@@ -186,8 +192,9 @@ impl Session {
             }
         }
         for run in self.core.runs.active() {
-            let assigned = run.agent.as_ref() == Some(&self.agent) && run.state.phase.is_with_agent();
-            if assigned && !held.contains(&(run.id, run.state.attempt)) {
+            let attempt = (run.id, run.state.attempt);
+            let is_given = run.agent.as_ref() == Some(&self.agent) && run.state.phase.is_with_agent();
+            if is_given && self.given_before.contains(&attempt) && !held.contains(&attempt) {
                 self.core.give_up(&run, false).await?;
             }
         }
