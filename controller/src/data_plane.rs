@@ -73,14 +73,13 @@ impl DataPlane {
             RunSpec::Backup { source, snapshot_type, .. } => match snapshot_type {
                 SnapshotType::Full => Ok(None),
                 SnapshotType::Incremental | SnapshotType::Snapshot => {
-                    self.core
-                        .catalog
-                        .latest(source, Some(repository), |record| record.proof.damage.is_none())
-                        .await
+                    let sound = self.core.repositories.relies_on(repository).await?;
+                    self.core.catalog.latest(source, Some(repository), sound).await
                 }
                 SnapshotType::Differential => {
+                    let sound = self.core.repositories.relies_on(repository).await?;
                     let full = |record: &SnapshotRecord| {
-                        record.snapshot_type == Some(SnapshotType::Full) && record.proof.damage.is_none()
+                        record.snapshot_type == Some(SnapshotType::Full) && sound(record)
                     };
                     self.core.catalog.latest(source, Some(repository), full).await
                 }

@@ -41,6 +41,7 @@ pub mod session_registry;
 pub mod store;
 pub mod upkeep;
 pub mod verify;
+pub mod work_index;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -116,6 +117,7 @@ impl Controller {
         let authority = Authority::open(&config.data_dir.join("pki"), clock.now())
             .map_err(|error| pki_failure(&error))?;
         let store = open_store(&config.data_dir, &clock, &tasks)?;
+        work_index::remove_left_over(&work_index::folder(&config.data_dir))?;
         let records = Records::new(store.clone());
         let first = records.all::<OperatorToken>(Kind::OperatorToken, "").await?.is_empty();
         let admin_token = if first {
@@ -149,6 +151,7 @@ impl Controller {
         let identity = ServerIdentity::new(certificate.chain, certificate.key)
             .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
         let store = open_store(&config.data_dir, &clock, &tasks)?;
+        work_index::remove_left_over(&work_index::folder(&config.data_dir))?;
         let core = Arc::new(build(&config, &clock, &tasks, authority, store.clone()).await?);
         let listener = TcpListener::bind(config.grpc.listen).await.map_err(|error| {
             Failure::new(ErrorCode::FileInvalid, format!("{} can not be listened on", config.grpc.listen))

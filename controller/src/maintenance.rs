@@ -12,12 +12,14 @@ use holdfast_model::run_state::RunEvent;
 use holdfast_model::snapshot::Proof;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
+use holdfast_repository::id::PackId;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::run_lifecycle::Outcome;
 use crate::verify::{VerifyProgress, verify_snapshot};
+use crate::work_index::{self, DiskWorkIndex};
 
 /// How often a run that is under way shows a sign of life.
 const PULSE: Duration = Duration::from_secs(1);
@@ -124,7 +126,7 @@ async fn work(
 ) -> Result<Done, Failure> {
     match &run.spec {
         RunSpec::Check { repository, read_data } => {
-            check_repository(core, repository, *read_data, counters, stop).await
+            check_repository(core, run, repository, *read_data, counters, stop).await
         }
         RunSpec::Verify { repository, snapshot } => verify(core, repository, *snapshot, counters, stop).await,
         other => {
@@ -135,6 +137,7 @@ async fn work(
 
 async fn check_repository(
     core: &Arc<Core>,
+    run: &Run,
     name: &RepositoryName,
     read_data: bool,
     counters: &Counters,
@@ -144,7 +147,8 @@ async fn check_repository(
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
     let options = CheckOptions { read_data, doubted: repository.doubted(), ..CheckOptions::default() };
-    let report = check(repository.repository(), options, counters.check.clone(), stop).await;
+    let index = work_index(core, run).await?;
+    let report = check(repository.repository(), index, options, counters.check.clone(), stop).await;
     let report = report.map_err(|error| repository_failure(name, &error))?;
     core.repositories.doubt(&repository, &report.damaged_packs, read_data).await?;
     core.catalog.sync(&repository).await?;
@@ -159,6 +163,12 @@ async fn check_repository(
     let progress =
         Progress { bytes_read: report.bytes_read, files_done: report.files, ..Progress::default() };
     Ok(Done { findings: harmful.iter().map(ToString::to_string).collect(), notes, progress })
+}
+
+async fn work_index(core: &Arc<Core>, run: &Run) -> Result<Arc<DiskWorkIndex>, Failure> {
+    let folder = work_index::folder(&core.data_dir).join(format!("{}-{}", run.id, run.state.attempt));
+    let tasks = core.tasks.clone();
+    core.blocking("begin an index", move || DiskWorkIndex::begin(folder, &tasks).map(Arc::new)).await
 }
 
 /// Enters into the catalog what the check proved of each snapshot.
@@ -211,6 +221,8 @@ async fn verify(
     let progress = counters.verify.clone();
     progress.bytes_total.store(record.logical_bytes, Ordering::Relaxed);
     let report = verify_snapshot(core, &repository, &record, progress, stop).await?;
+    let damaged: Vec<PackId> = report.damaged_packs.iter().copied().collect();
+    core.repositories.doubt(&repository, &damaged, false).await?;
     let now = core.clock.now();
     let damage = report.findings.first().cloned();
     core.catalog
@@ -222,10 +234,8 @@ async fn verify(
             }
         })
         .await?;
-    let notes = vec![format!(
-        "{} files, {} different blobs, {} bytes opened",
-        report.files, report.blobs, report.bytes
-    )];
+    let notes =
+        vec![format!("{} files, {} blobs, {} bytes opened", report.files, report.blobs, report.bytes)];
     let progress = Progress {
         bytes_read: report.bytes,
         bytes_done: record.logical_bytes,

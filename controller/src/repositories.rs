@@ -13,6 +13,7 @@ use futures::TryStreamExt as _;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::secret::SecretRef;
+use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
 use holdfast_repository::id::{BlobId, IdSet, PackId};
@@ -23,7 +24,9 @@ use holdfast_repository::storage::location::{Location, LocationOptions};
 use holdfast_repository::storage::{ObjectStore, StorageError, StorageErrorKind};
 use holdfast_repository::{CreateOptions, Repository, RepositoryError};
 use holdfast_runtime::{SharedClock, TaskGroup};
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::records::{Batch, Records};
 use crate::repository_index::RepositoryIndex;
@@ -32,6 +35,14 @@ use crate::store::{Expect, Kind};
 
 /// Damaged packs that are remembered over a restart.
 const DAMAGED_PACKS_KEPT_MAX: usize = 50_000;
+
+/// Packs of a repository that are not relied on, as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct DamagedPacks {
+    packs: BTreeSet<PackId>,
+    /// When the last of them was found, or the newest snapshot was made, whichever is later.
+    found_at: Option<Timestamp>,
+}
 
 /// The repositories held open.
 pub struct Repositories {
@@ -201,8 +212,9 @@ impl Repositories {
         let index = self.index(spec, &repository)?;
         let opened = OpenRepository { name: name.clone(), spec: spec.clone(), repository, index };
         let read = opened.update_index().await?;
-        opened.index.doubt(self.damaged_packs(name).await?);
+        opened.index.doubt(self.damaged_packs(name).await?.packs.into_iter().collect());
         let adopted = opened.index.adopt_once(opened.adopt_packs()).await?;
+        self.doubt(&opened, &opened.doubted(), false).await?;
         let (packs, blobs) = opened.counts();
         tracing::info!(repository = %name, packs, blobs, index_objects_read = read, adopted, "repository opened");
         Ok(opened)
@@ -228,14 +240,32 @@ impl Repositories {
         Ok(index)
     }
 
-    async fn damaged_packs(&self, name: &RepositoryName) -> Result<IdSet<PackId>, Failure> {
-        let found = self.records.get::<Vec<PackId>>(Kind::DamagedPacks, name.as_str()).await?;
-        Ok(found.map(|found| found.value.into_iter().collect()).unwrap_or_default())
+    async fn damaged_packs(&self, name: &RepositoryName) -> Result<DamagedPacks, Failure> {
+        let found = self.records.get::<DamagedPacks>(Kind::DamagedPacks, name.as_str()).await?;
+        Ok(found.map(|found| found.value).unwrap_or_default())
     }
 
-    /// Relies no more on packs that a check found damaged, also after a restart: what they hold is stored again by the
-    /// next backup that needs it. A check that read everything says which packs are damaged and which are not any more;
-    /// one that did not only adds to them.
+    /// Whether all that a snapshot has in its repository is relied on: no pack was found damaged since its run began. One
+    /// that is not must not spare the next backup the reading of anything.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn relies_on(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<impl Fn(&SnapshotRecord) -> bool, Failure> {
+        let damaged = self.damaged_packs(name).await?;
+        let found_at = damaged.found_at.filter(|_| !damaged.packs.is_empty());
+        Ok(move |record: &SnapshotRecord| {
+            let took = SignedDuration::from_millis(record.duration_millis.try_into().unwrap_or(i64::MAX));
+            let begun = record.committed_at.saturating_sub(took).unwrap_or(Timestamp::MIN);
+            record.proof.damage.is_none() && found_at.is_none_or(|found_at| begun > found_at)
+        })
+    }
+
+    /// Relies no more on packs that were found damaged or gone, also after a restart: what they hold is stored again by
+    /// the next backup that needs it. A check that read everything says which packs are damaged and which are not any
+    /// more; anything else only adds to them.
     ///
     /// # Errors
     /// When the state can not be read or written.
@@ -247,18 +277,37 @@ impl Repositories {
     ) -> Result<(), Failure> {
         let name = &repository.name;
         let known = self.damaged_packs(name).await?;
-        let mut damaged: BTreeSet<PackId> = found.iter().copied().collect();
+        let mut packs: BTreeSet<PackId> = found.iter().copied().collect();
+        let is_worse = !packs.is_subset(&known.packs);
         if !read_everything {
-            damaged.extend(known.iter().copied());
+            packs.extend(&known.packs);
         }
-        repository.index.doubt_only(damaged.iter().copied().collect());
-        if damaged.len() == known.len() && damaged.iter().all(|pack| known.contains(pack)) {
+        repository.index.doubt_only(packs.iter().copied().collect());
+        if packs == known.packs {
             return Ok(());
         }
-        let kept: Vec<PackId> = damaged.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
+        let found_at = if is_worse { Some(self.latest_moment(name).await?) } else { known.found_at };
+        let packs = packs.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
         let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
-        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &kept, Expect::Any)).await?;
+        let damaged = DamagedPacks { packs, found_at };
+        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &damaged, Expect::Any)).await?;
         Ok(())
+    }
+
+    /// Now, or when the newest snapshot of a repository was committed if the clock was set back since.
+    async fn latest_moment(&self, name: &RepositoryName) -> Result<Timestamp, Failure> {
+        let mut moment = self.clock.now();
+        let mut before: Option<String> = None;
+        loop {
+            let page = self.records.snapshots_before(None, before.as_deref(), 100).await?;
+            let Some((_, last)) = page.last() else { return Ok(moment) };
+            before = Some(last.clone());
+            let newest = page.iter().map(|(record, _)| record).find(|record| record.repository == *name);
+            if let Some(newest) = newest {
+                moment = moment.max(newest.committed_at);
+                return Ok(moment);
+            }
+        }
     }
 
     /// Resolves a secret of a definition; for doctor.

@@ -1,14 +1,16 @@
-//! Reads and opens every byte that one snapshot needs, each blob once.
+//! Reads and opens every byte that one snapshot needs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
-use holdfast_repository::id::{BlobId, BlobType, IdSet};
+use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::reader::plan::{PackRead, coalesce};
-use holdfast_repository::reader::{BlobOpener, BlobPlace, BlobReader, TreeWalker, WalkLimits, WalkStep};
+use holdfast_repository::reader::{BlobOpener, BlobPlace, BlobReader, LOCATE_BATCH};
+use holdfast_repository::tree::{NodeType, Tree};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,10 @@ use crate::repositories::{OpenRepository, repository_failure};
 const FINDINGS_MAX: usize = 100;
 /// Blobs that are looked up and read together: bounds memory, and keeps neighbours in a pack together.
 const BATCH_BLOBS: usize = 16_384;
+/// Folders that are opened together.
+const TREES_AT_ONCE: usize = 256;
+/// Blobs that are remembered as read, 36 bytes each. After so many it begins anew: one may be read twice.
+const SEEN_MAX: usize = 900_000;
 
 /// Counts that grow while a snapshot is read.
 #[derive(Debug, Default)]
@@ -35,14 +41,16 @@ pub struct VerifyProgress {
 /// What was read.
 #[derive(Debug, Default)]
 pub struct VerifyReport {
-    /// Files of the snapshot.
+    /// Files of the snapshot; those of a folder that occurs again soon count once.
     pub files: u64,
-    /// Different blobs.
+    /// Blobs opened; those that occur again soon count once.
     pub blobs: u64,
     /// Bytes of their contents.
     pub bytes: u64,
     /// What is not as stored, one line each, the first hundred.
     pub findings: Vec<String>,
+    /// Packs that are damaged or gone, or hold a damaged blob, sorted.
+    pub damaged_packs: BTreeSet<PackId>,
 }
 
 /// Verifies a snapshot.
@@ -64,7 +72,6 @@ pub async fn verify_snapshot(
         progress,
         stop: stop.clone(),
         seen: IdSet::default(),
-        waiting: Vec::new(),
         report: VerifyReport::default(),
     };
     let name = repository.name.clone();
@@ -74,52 +81,72 @@ pub async fn verify_snapshot(
     .await
 }
 
+fn is_damage(error: &RepositoryError) -> bool {
+    matches!(error.code(), ErrorCode::ObjectDamaged | ErrorCode::ObjectMissing | ErrorCode::LimitExceeded)
+}
+
 struct Verifier {
     reader: BlobReader,
     handle: Handle,
     progress: Arc<VerifyProgress>,
     stop: CancellationToken,
     seen: IdSet<BlobId>,
-    waiting: Vec<BlobId>,
     report: VerifyReport,
 }
 
+/// What opening some blobs gave.
+#[derive(Default)]
+struct Opened {
+    trees: Vec<Tree>,
+    /// What is wrong, and in which pack.
+    damaged: Vec<(PackId, RepositoryError)>,
+}
+
 impl Verifier {
+    /// Folder by folder, the last found first, past those that do not open.
     fn run(mut self, root: BlobId) -> Result<VerifyReport, RepositoryError> {
-        let mut walker = TreeWalker::new(self.reader.clone(), root, WalkLimits::default());
-        let handle = self.handle.clone();
-        loop {
-            let step = match handle.block_on(walker.next()) {
-                Ok(Some(step)) => step,
-                Ok(None) => break,
-                Err(error) => {
-                    // Below a damaged folder nothing can be found; what was found so far is still read.
-                    self.find(error)?;
-                    break;
+        let mut folders = vec![root];
+        let mut waiting: Vec<BlobId> = Vec::new();
+        while !folders.is_empty() {
+            let now = folders.split_off(folders.len().saturating_sub(TREES_AT_ONCE));
+            for tree in self.open(&now, BlobType::Tree)? {
+                for node in tree.nodes {
+                    match node.metadata.node_type {
+                        NodeType::Directory => {
+                            folders.extend(node.subtree.filter(|folder| self.seen.insert(*folder)));
+                        }
+                        NodeType::File => {
+                            self.report.files += 1;
+                            self.progress.files.fetch_add(1, Ordering::Relaxed);
+                            waiting.extend(node.content.into_iter().filter(|blob| self.seen.insert(*blob)));
+                        }
+                        _ => {}
+                    }
                 }
-            };
-            let WalkStep::Entry(node) = step else { continue };
-            self.report.files += 1;
-            self.progress.files.fetch_add(1, Ordering::Relaxed);
-            for blob in node.content {
-                if self.seen.insert(blob) {
-                    self.waiting.push(blob);
+                if waiting.len() >= BATCH_BLOBS {
+                    self.open_data(&mut waiting)?;
                 }
             }
-            if self.waiting.len() >= BATCH_BLOBS {
-                self.read_waiting()?;
+            if self.seen.len() >= SEEN_MAX {
+                self.seen.clear();
             }
         }
-        self.read_waiting()?;
+        self.open_data(&mut waiting)?;
         Ok(self.report)
+    }
+
+    fn open_data(&mut self, waiting: &mut Vec<BlobId>) -> Result<(), RepositoryError> {
+        for ids in std::mem::take(waiting).chunks(BATCH_BLOBS) {
+            self.report.blobs += ids.len() as u64;
+            self.open(ids, BlobType::Data)?;
+        }
+        self.report.bytes = self.progress.bytes_read.load(Ordering::Relaxed);
+        Ok(())
     }
 
     /// Damage is a finding; anything else ends the work.
     fn find(&mut self, error: RepositoryError) -> Result<(), RepositoryError> {
-        if !matches!(
-            error.code(),
-            ErrorCode::ObjectDamaged | ErrorCode::ObjectMissing | ErrorCode::LimitExceeded
-        ) {
+        if !is_damage(&error) {
             return Err(error);
         }
         if self.report.findings.len() < FINDINGS_MAX {
@@ -129,15 +156,14 @@ impl Verifier {
         Ok(())
     }
 
-    fn read_waiting(&mut self) -> Result<(), RepositoryError> {
-        let ids = std::mem::take(&mut self.waiting);
-        self.report.blobs += ids.len() as u64;
+    /// Reads and opens blobs, on all cores; gives the folders among them.
+    fn open(&mut self, ids: &[BlobId], blob_type: BlobType) -> Result<Vec<Tree>, RepositoryError> {
         let mut found: Vec<(BlobPlace, BlobId)> = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(holdfast_repository::reader::LOCATE_BATCH) {
+        for ids in ids.chunks(LOCATE_BATCH) {
             let places = self.handle.block_on(self.reader.source().locate(ids))?;
             for (id, place) in ids.iter().zip(places) {
                 match place {
-                    Some(place) if place.blob_type == BlobType::Data => found.push((place, *id)),
+                    Some(place) if place.blob_type == blob_type => found.push((place, *id)),
                     _ => self.find(RepositoryError::BlobMissing { blob: *id })?,
                 }
             }
@@ -154,24 +180,23 @@ impl Verifier {
                 reads.chunks(share).map(|reads| scope.spawn(move || this.read_all(reads, found))).collect();
             workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
         });
+        let mut trees = Vec::new();
         for result in results {
-            let errors = result.map_err(|_| RepositoryError::Pipeline("verifying"))??;
-            for error in errors {
+            let opened = result.map_err(|_| RepositoryError::Pipeline("verifying"))??;
+            trees.extend(opened.trees);
+            for (pack, error) in opened.damaged {
+                if is_damage(&error) {
+                    self.report.damaged_packs.insert(pack);
+                }
                 self.find(error)?;
             }
         }
-        self.report.bytes = self.progress.bytes_read.load(Ordering::Relaxed);
-        Ok(())
+        Ok(trees)
     }
 
-    /// Opens the blobs of these reads; returns what is wrong with them.
-    fn read_all(
-        &self,
-        reads: &[PackRead],
-        found: &[(BlobPlace, BlobId)],
-    ) -> Result<Vec<RepositoryError>, RepositoryError> {
+    fn read_all(&self, reads: &[PackRead], found: &[(BlobPlace, BlobId)]) -> Result<Opened, RepositoryError> {
         let mut opener = BlobOpener::new(self.reader.sealer().clone())?;
-        let mut errors = Vec::new();
+        let mut opened = Opened::default();
         for read in reads {
             if self.stop.is_cancelled() {
                 return Err(RepositoryError::Cancelled);
@@ -180,20 +205,29 @@ impl Verifier {
                 match self.handle.block_on(self.reader.source().read(read.pack, read.offset, read.length)) {
                     Ok(bytes) => bytes,
                     Err(error) => {
-                        errors.push(error);
+                        opened.damaged.push((read.pack, error));
                         continue;
                     }
                 };
             for member in read.members.clone() {
                 let (place, id) = &found[member];
-                match opener.open(id, place, read.part(&bytes, place)) {
-                    Ok(content) => {
-                        self.progress.bytes_read.fetch_add(content.len() as u64, Ordering::Relaxed);
+                let content = match opener.open(id, place, read.part(&bytes, place)) {
+                    Ok(content) => content,
+                    Err(error) => {
+                        opened.damaged.push((read.pack, error));
+                        continue;
                     }
-                    Err(error) => errors.push(error),
+                };
+                if place.blob_type == BlobType::Data {
+                    self.progress.bytes_read.fetch_add(content.len() as u64, Ordering::Relaxed);
+                    continue;
+                }
+                match Tree::parse(id, content) {
+                    Ok(tree) => opened.trees.push(tree),
+                    Err(error) => opened.damaged.push((read.pack, error)),
                 }
             }
         }
-        Ok(errors)
+        Ok(opened)
     }
 }

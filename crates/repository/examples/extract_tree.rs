@@ -16,8 +16,10 @@ use holdfast_repository::Repository;
 use holdfast_repository::check::{CheckOptions, CheckReport};
 use holdfast_repository::extract::{ExtractOptions, ExtractProgress, extract_tree};
 use holdfast_repository::id::SnapshotId;
+use holdfast_repository::index::MemoryIndex;
 use holdfast_repository::reader::{BlobReader, LocalSource};
 use holdfast_repository::storage::fs::FsStore;
+use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 type AnyError = Box<dyn std::error::Error>;
@@ -97,9 +99,14 @@ async fn find(repository: &Repository, text: &str) -> Result<SnapshotId, AnyErro
 async fn check(repository: &Repository, flags: &[&str]) -> Result<ExitCode, AnyError> {
     let started = Instant::now();
     let options = CheckOptions { read_data: flags.contains(&"--read-data"), ..CheckOptions::default() };
-    let report =
-        holdfast_repository::check::check(repository, options, Arc::default(), &CancellationToken::new())
-            .await?;
+    let report = holdfast_repository::check::check(
+        repository,
+        Arc::new(RwLock::new(MemoryIndex::new())),
+        options,
+        Arc::default(),
+        &CancellationToken::new(),
+    )
+    .await?;
     for finding in &report.findings {
         println!("{finding}");
     }

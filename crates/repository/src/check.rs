@@ -10,8 +10,11 @@
 //! with an object is a finding and the check goes on; only a storage that cannot be asked ends it with an error.
 
 mod data;
+mod marks;
+mod packs;
 mod structure;
 mod touch;
+mod trees;
 
 #[cfg(test)]
 mod tests;
@@ -31,11 +34,15 @@ pub use data::{PackVerdict, verify_pack};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::id::{BlobId, IdSet, PackId, SnapshotId};
+use crate::index::{BlobLocation, WorkIndex};
+use crate::reader::LOCATE_BATCH;
 use crate::repository::Repository;
 use crate::storage::StorageErrorKind;
 
 /// Findings that are kept; the rest is counted.
 const FINDINGS_KEPT: usize = 1000;
+/// Lost blobs that are remembered, so that each is found once. Of more, some may count twice.
+const LOST_BLOBS_KEPT: usize = 100_000;
 
 /// What is checked.
 #[derive(Debug, Clone, Default)]
@@ -164,7 +171,7 @@ pub struct CheckReport {
     pub packs: u64,
     /// Bytes of these packs.
     pub pack_bytes: u64,
-    /// Blobs in the index.
+    /// Blobs in the index, counted once for each pack that they are in.
     pub blobs: u64,
     /// Different folders opened.
     pub trees: u64,
@@ -195,6 +202,7 @@ impl CheckReport {
 /// What the parts of a check share.
 struct Checker {
     repository: Repository,
+    index: Arc<dyn WorkIndex>,
     options: CheckOptions,
     progress: Arc<CheckProgress>,
     token: CancellationToken,
@@ -207,7 +215,18 @@ struct Checker {
 #[derive(Debug, Default)]
 struct Lost {
     packs: IdSet<PackId>,
+    /// The first [`LOST_BLOBS_KEPT`].
     blobs: IdSet<BlobId>,
+    /// Packs that hold lost blobs.
+    packs_of_blobs: IdSet<PackId>,
+}
+
+impl Lost {
+    /// Notes a blob, and the pack that has it; says whether that is new, as far as is remembered.
+    fn lose_blob(&mut self, blob: BlobId, pack: Option<PackId>) -> bool {
+        self.packs_of_blobs.extend(pack);
+        if self.blobs.len() < LOST_BLOBS_KEPT { self.blobs.insert(blob) } else { !self.blobs.contains(&blob) }
+    }
 }
 
 impl Checker {
@@ -240,6 +259,15 @@ impl Checker {
         let done = self.handle.block_on(self.token.run_until_cancelled(call));
         done.unwrap_or(Err(RepositoryError::Cancelled))
     }
+
+    /// Where blobs are, in their order, however many.
+    fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(LOCATE_BATCH) {
+            found.extend(self.wait(self.index.locate(ids))?);
+        }
+        Ok(found)
+    }
 }
 
 /// What is wrong with the object that the error is about; `None` when the error is not about an object.
@@ -268,13 +296,15 @@ fn reason(error: &RepositoryError) -> String {
     }
 }
 
-/// Checks a repository. Works on threads of its own; dropping the future cancels it. Memory: the index (60 bytes per
-/// blob) and 32 bytes per folder.
+/// Checks a repository. Works on threads of its own; dropping the future cancels it. What the index objects say goes
+/// into `index`, which is empty at first. Memory beside that index: 64 bytes for each pack, 8 for each folder, 32 for
+/// each folder that waits, and the largest index object.
 ///
 /// # Errors
-/// Those of a storage that cannot be asked, and `HF-4010` when cancelled.
+/// Those of a storage or an index that cannot be asked, and `HF-4010` when cancelled.
 pub async fn check(
     repository: &Repository,
+    index: Arc<dyn WorkIndex>,
     options: CheckOptions,
     progress: Arc<CheckProgress>,
     cancelled: &CancellationToken,
@@ -283,6 +313,7 @@ pub async fn check(
     let _cancel_when_dropped = token.clone().drop_guard();
     let checker = Checker {
         repository: repository.clone(),
+        index,
         options,
         progress,
         token,
@@ -300,18 +331,17 @@ pub async fn check(
 impl Checker {
     fn run(self) -> Result<CheckReport, RepositoryError> {
         self.check_keys()?;
-        let packs = self.list_packs()?;
-        let index = Arc::new(self.check_index(&packs)?);
+        let mut packs = self.list_packs()?;
+        let trees = self.check_index(&mut packs)?;
         let snapshots = self.check_snapshots()?;
-        self.check_trees(&index, &snapshots)?;
+        self.check_trees(&trees, &snapshots)?;
         if self.options.read_data {
-            self.check_data(&packs, &index)?;
+            self.check_data(&packs)?;
         }
-        self.name_snapshots(&index, &snapshots)?;
+        self.name_snapshots(&trees, &snapshots)?;
         let mut report = self.report.into_inner();
         let lost = self.lost.into_inner();
-        let of_blobs = lost.blobs.iter().filter_map(|id| index.get(id)).map(|location| location.pack);
-        let damaged: BTreeSet<PackId> = lost.packs.iter().copied().chain(of_blobs).collect();
+        let damaged: BTreeSet<PackId> = lost.packs.union(&lost.packs_of_blobs).copied().collect();
         report.damaged_packs = damaged.into_iter().collect();
         report.trees = self.progress.trees.load(Ordering::Relaxed);
         report.packs_read = self.progress.packs_read.load(Ordering::Relaxed);

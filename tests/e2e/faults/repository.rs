@@ -221,6 +221,47 @@ async fn what_a_damaged_pack_held_is_stored_again_by_the_next_backup() {
     fleet.stop().await;
 }
 
+async fn verified(fleet: &Fleet, run: &v1::Run) -> v1::Run {
+    let verify = v1::StartVerify { snapshot: run.snapshot_id.clone() };
+    let verify = fleet.start_run(v1::start_request::What::Verify(verify)).await.unwrap();
+    fleet.ended(&verify).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_verification_found_damaged_is_stored_again_by_the_next_backup() {
+    let (mut fleet, tree, first) = fleet_with_backup().await;
+    let packs = objects(&fleet.repository().join("data"));
+    let of_folders = packs.into_iter().min_by_key(|(_, bytes)| bytes.len()).unwrap().0;
+    let mut newest = first;
+    for pack in [largest_pack(&fleet), of_folders] {
+        Harmed::change(pack, |bytes| bytes[20] ^= 1);
+        assert_eq!(verified(&fleet, &newest).await.phase, "failed");
+        // A restart forgets nothing of it.
+        fleet.stop_controller().await;
+        fleet.start_controller().await;
+        newest = fleet.backup_well("tree", "incremental").await;
+        assert_eq!(verified(&fleet, &newest).await.phase, "succeeded");
+        let (_, report) = fleet.restore_well(latest("tree")).await;
+        assert_same_tree(&tree, report.targets[0].restored.as_ref());
+        let after = fleet.backup_well("tree", "incremental").await;
+        let progress = after.progress.expect("a backup has counters");
+        assert_eq!(progress.files_unchanged, progress.files_done, "{progress:?}");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_pack_held_is_stored_again_though_nobody_checked() {
+    let (mut fleet, tree, _) = fleet_with_backup().await;
+    fleet.stop_controller().await;
+    Harmed::delete(largest_pack(&fleet));
+    fleet.start_controller().await;
+    fleet.backup_well("tree", "incremental").await;
+    let (_, report) = fleet.restore_well(latest("tree")).await;
+    assert_same_tree(&tree, report.targets[0].restored.as_ref());
+    fleet.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_of_what_is_held_open_is_found_by_the_next_check() {
     let (fleet, tree, run) = fleet_with_backup().await;

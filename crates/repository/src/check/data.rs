@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
+use super::packs::{Packs, StoredPack};
 use super::{Checker, FindingKind, FindingObject, kind_of, reason};
 use crate::error::RepositoryError;
 use crate::format::{ObjectName, PACK_BYTES_MAX};
-use crate::id::{BlobId, IdMap, PackId};
-use crate::index::MemoryIndex;
+use crate::id::{BlobId, PackId};
 use crate::pack::PackEntry;
 use crate::reader::plan::READ_BYTES_MAX;
 use crate::reader::{BlobOpener, BlobPlace};
@@ -30,7 +30,7 @@ pub struct PackVerdict {
     pub damage: Option<String>,
     /// Blobs that do not open or have other hashes, and why.
     pub damaged_blobs: Vec<(BlobId, String)>,
-    /// What the header says is in it; what the caller expected when the header does not open.
+    /// What the header says is in it; nothing when it does not open.
     pub entries: Vec<PackEntry>,
 }
 
@@ -42,7 +42,7 @@ impl PackVerdict {
 }
 
 /// Reads a pack of `size` bytes whole: compares its hash with its name, opens its header and every blob. Memory: three
-/// ranges of 4 MiB, or of the largest blob. `expected` are its blobs by the index, used when the header does not open.
+/// ranges of 4 MiB, or of the largest blob. When the header does not open, its blobs are not looked at.
 ///
 /// # Errors
 /// Those of the storage; a pack that is gone is `HF-3005`. Damage is in the verdict.
@@ -51,7 +51,6 @@ pub async fn verify_pack(
     opener: &mut BlobOpener,
     pack: PackId,
     size: u64,
-    expected: impl FnOnce() -> Vec<PackEntry>,
 ) -> Result<PackVerdict, RepositoryError> {
     let mut verdict = PackVerdict { bytes: size, ..PackVerdict::default() };
     if size > PACK_BYTES_MAX {
@@ -62,8 +61,6 @@ pub async fn verify_pack(
         Ok(entries) => verdict.entries = entries,
         Err(error) if kind_of(&error) == Some(FindingKind::Damaged) => {
             verdict.damage = Some(reason(&error));
-            verdict.entries = expected();
-            verdict.entries.sort_unstable_by_key(|entry| entry.offset);
         }
         Err(error) => return Err(error),
     }
@@ -155,19 +152,13 @@ fn ranges_of(entries: &[PackEntry], size: u64) -> Vec<PackRange> {
 
 impl Checker {
     /// Reads all packs whole, on all cores.
-    pub(super) fn check_data(
-        &self,
-        packs: &IdMap<PackId, u64>,
-        index: &MemoryIndex,
-    ) -> Result<(), RepositoryError> {
-        let mut order: Vec<(PackId, u64)> = packs.iter().map(|(pack, size)| (*pack, *size)).collect();
-        order.sort_unstable();
+    pub(super) fn check_data(&self, packs: &Packs) -> Result<(), RepositoryError> {
         let next = AtomicUsize::new(0);
         let verify_some = || {
             let mut opener = BlobOpener::new(Arc::clone(self.repository.sealer()))?;
-            while let Some((pack, size)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(pack) = packs.stored().get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.cancelled()?;
-                self.check_pack(index, &mut opener, *pack, *size)?;
+                self.check_pack(&mut opener, pack)?;
             }
             Ok(())
         };
@@ -181,55 +172,52 @@ impl Checker {
         })
     }
 
-    fn check_pack(
-        &self,
-        index: &MemoryIndex,
-        opener: &mut BlobOpener,
-        pack: PackId,
-        size: u64,
-    ) -> Result<(), RepositoryError> {
-        let object = FindingObject::Object(ObjectName::Pack(pack));
-        let by_index = || {
-            let located = index.iter().filter(|location| location.pack == pack);
-            located.map(|location| location.entry).collect()
-        };
-        let verdict = match self.wait(verify_pack(&self.repository, opener, pack, size, by_index)) {
+    fn check_pack(&self, opener: &mut BlobOpener, pack: &StoredPack) -> Result<(), RepositoryError> {
+        let object = FindingObject::Object(ObjectName::Pack(pack.id));
+        let verdict = match self.wait(verify_pack(&self.repository, opener, pack.id, pack.size)) {
             Ok(verdict) => verdict,
-            Err(error) => return self.find_error(object, error),
+            Err(error) => {
+                self.find_error(object, error)?;
+                self.lost.lock().packs.insert(pack.id);
+                return Ok(());
+            }
         };
         self.progress.packs_read.fetch_add(1, Ordering::Relaxed);
         self.progress.bytes_read.fetch_add(verdict.bytes, Ordering::Relaxed);
         self.report.lock().blobs_read += verdict.blobs;
         if let Some(damage) = &verdict.damage {
             self.find(FindingKind::Damaged, object, damage.as_str());
+            self.lost.lock().packs.insert(pack.id);
         }
-        for (blob, why) in &verdict.damaged_blobs {
+        let damaged: Vec<BlobId> = verdict.damaged_blobs.iter().map(|(blob, _)| *blob).collect();
+        for ((blob, why), location) in verdict.damaged_blobs.iter().zip(self.locate(&damaged)?) {
             // What is whole in another pack is not lost.
-            if index.get(blob).is_none_or(|location| location.pack == pack) {
-                self.lost.lock().blobs.insert(*blob);
+            if location.is_none_or(|location| location.pack == pack.id) {
+                self.lost.lock().lose_blob(*blob, Some(pack.id));
             }
-            let object = FindingObject::Blob { blob: *blob, pack: Some(pack) };
+            let object = FindingObject::Blob { blob: *blob, pack: Some(pack.id) };
             self.find(FindingKind::Damaged, object, why.as_str());
         }
-        self.compare_with_index(index, pack, &verdict);
+        if verdict.damage.is_none() && pack.described.is_some() {
+            self.compare_with_index(pack.id, &verdict.entries)?;
+        }
         Ok(())
     }
 
-    /// What the header says must be what the index says. A blob that lies in two packs is in the index once.
-    fn compare_with_index(&self, index: &MemoryIndex, pack: PackId, verdict: &PackVerdict) {
-        if verdict.damage.is_some() || !index.contains_pack(&pack) {
-            return;
-        }
-        for entry in &verdict.entries {
-            let detail = match index.get(&entry.id) {
+    /// What the header says must be what the index says. Of a blob that lies in two packs, one place is known.
+    fn compare_with_index(&self, pack: PackId, entries: &[PackEntry]) -> Result<(), RepositoryError> {
+        let ids: Vec<BlobId> = entries.iter().map(|entry| entry.id).collect();
+        for (entry, location) in entries.iter().zip(self.locate(&ids)?) {
+            let detail = match location {
                 Some(location) if location.pack != pack || location.entry == *entry => continue,
                 Some(_) => "the header of its pack has it at another place than the index",
                 None => "the header of its pack has it, no index does",
             };
-            self.lost.lock().blobs.insert(entry.id);
+            self.lost.lock().lose_blob(entry.id, location.map(|location| location.pack));
             let object = FindingObject::Blob { blob: entry.id, pack: Some(pack) };
             self.find(FindingKind::Contradiction, object, detail);
         }
+        Ok(())
     }
 }
 

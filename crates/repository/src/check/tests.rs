@@ -2,20 +2,26 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 use holdfast_model::ErrorCode;
+use parking_lot::RwLock;
 
 use super::*;
 use crate::extract::{ExtractOptions, extract_tree};
 use crate::format::ObjectKind;
 use crate::id::BlobType;
+use crate::index::MemoryIndex;
 use crate::reader::fixture::{Fixture, PASSWORD, ResticRepository, file_node, folder_node};
 use crate::storage::ObjectStore;
 use crate::storage::conformance::noise;
 use crate::storage::fs::FsStore;
 use holdfast_model::secret::Secret;
 
+fn index() -> Arc<dyn WorkIndex> {
+    Arc::new(RwLock::new(MemoryIndex::new()))
+}
+
 async fn checked(repository: &Repository, read_data: bool) -> CheckReport {
     let options = CheckOptions { read_data, ..CheckOptions::default() };
-    check(repository, options, Arc::default(), &CancellationToken::new()).await.unwrap()
+    check(repository, index(), options, Arc::default(), &CancellationToken::new()).await.unwrap()
 }
 
 /// A repository that restic wrote, with two snapshots of two folders of which the second changed.
@@ -344,7 +350,8 @@ async fn a_cancelled_check_ends() {
     fixture.finish(root).await;
     let token = CancellationToken::new();
     token.cancel();
-    let error =
-        check(&fixture.repository, CheckOptions::default(), Arc::default(), &token).await.unwrap_err();
+    let error = check(&fixture.repository, index(), CheckOptions::default(), Arc::default(), &token)
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), ErrorCode::RunCancelled);
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::marks::KnownIds;
 use super::structure::Roots;
 use super::{Checker, FindingObject, kind_of};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::id::{BlobId, IdMap, IdSet, PackId, SnapshotId};
-use crate::index::MemoryIndex;
+use crate::index::BlobLocations;
 use crate::reader::{BlobReader, LocalSource};
 use crate::tree::NodeType;
 
@@ -22,11 +23,7 @@ struct Needed {
 impl Checker {
     /// Adds to each finding the snapshots that it touches. Costs a second walk through each snapshot, and nothing when
     /// nothing is lost.
-    pub(super) fn name_snapshots(
-        &self,
-        index: &Arc<MemoryIndex>,
-        roots: &Roots,
-    ) -> Result<(), RepositoryError> {
+    pub(super) fn name_snapshots(&self, trees: &KnownIds, roots: &Roots) -> Result<(), RepositoryError> {
         {
             let mut report = self.report.lock();
             for finding in &mut report.findings {
@@ -46,10 +43,13 @@ impl Checker {
         }
         let mut touched_by_blob: IdMap<BlobId, Vec<SnapshotId>> = HashMap::default();
         let mut touched_by_pack: IdMap<PackId, Vec<SnapshotId>> = HashMap::default();
-        let source = LocalSource::new(Arc::clone(self.repository.store()), Arc::clone(index));
+        let source = LocalSource::new(
+            Arc::clone(self.repository.store()),
+            Arc::clone(&self.index) as Arc<dyn BlobLocations>,
+        );
         let reader = BlobReader::new(Arc::new(source), Arc::clone(self.repository.sealer()));
         for (snapshot, root) in roots {
-            let needed = self.needed_by(&reader, index, *root)?;
+            let needed = self.needed_by(&reader, trees, *root)?;
             needed.blobs.into_iter().for_each(|id| touched_by_blob.entry(id).or_default().push(*snapshot));
             needed.packs.into_iter().for_each(|id| touched_by_pack.entry(id).or_default().push(*snapshot));
         }
@@ -70,36 +70,34 @@ impl Checker {
     fn needed_by(
         &self,
         reader: &BlobReader,
-        index: &MemoryIndex,
+        trees: &KnownIds,
         root: BlobId,
     ) -> Result<Needed, RepositoryError> {
         let lost = self.lost.lock();
         let mut needed = Needed::default();
-        let mut seen: IdSet<BlobId> = IdSet::default();
+        let mut seen = trees.marks();
         let mut waiting = vec![root];
-        let need = |needed: &mut Needed, id: &BlobId| {
-            if lost.blobs.contains(id) {
-                needed.blobs.insert(*id);
+        let need = |needed: &mut Needed, ids: &[BlobId]| -> Result<(), RepositoryError> {
+            needed.blobs.extend(ids.iter().filter(|id| lost.blobs.contains(*id)));
+            if !lost.packs.is_empty() {
+                let packs = self.locate(ids)?.into_iter().flatten().map(|location| location.pack);
+                needed.packs.extend(packs.filter(|pack| lost.packs.contains(pack)));
             }
-            if let Some(pack) = index.get(id).map(|found| found.pack).filter(|pack| lost.packs.contains(pack))
-            {
-                needed.packs.insert(pack);
-            }
+            Ok(())
         };
         while let Some(id) = waiting.pop() {
             self.cancelled()?;
-            need(&mut needed, &id);
+            need(&mut needed, &[id])?;
             let tree = match self.wait(reader.load_tree(id)) {
                 Ok(tree) => tree,
                 Err(error) if kind_of(&error).is_some() => continue,
                 Err(error) => return Err(error),
             };
-            for node in &tree.nodes {
-                node.content.iter().for_each(|blob| need(&mut needed, blob));
-                if node.metadata.node_type == NodeType::Directory {
-                    waiting.extend(node.subtree.filter(|subtree| seen.insert(*subtree)));
-                }
-            }
+            let blobs: Vec<BlobId> =
+                tree.nodes.iter().flat_map(|node| node.content.iter().copied()).collect();
+            need(&mut needed, &blobs)?;
+            let folders = tree.nodes.iter().filter(|node| node.metadata.node_type == NodeType::Directory);
+            waiting.extend(folders.filter_map(|node| node.subtree).filter(|subtree| seen.mark(subtree)));
         }
         Ok(needed)
     }

@@ -1,4 +1,4 @@
-//! A source of blobs in this process: a storage and an index in memory.
+//! A source of blobs in this process: a storage and an index.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use super::{BlobPlace, BlobSource};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::id::{BlobId, PackId};
-use crate::index::MemoryIndex;
+use crate::index::BlobLocations;
 use crate::storage::ObjectStore;
 
-/// A storage and an index in memory.
+/// A storage and an index.
 #[derive(Clone)]
 pub struct LocalSource {
     store: Arc<dyn ObjectStore>,
-    index: Arc<MemoryIndex>,
+    index: Arc<dyn BlobLocations>,
 }
 
 impl LocalSource {
     /// Blobs of the packs in this storage, found by this index.
-    pub fn new(store: Arc<dyn ObjectStore>, index: Arc<MemoryIndex>) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, index: Arc<dyn BlobLocations>) -> Self {
         Self { store, index }
     }
 }
@@ -29,7 +29,8 @@ impl LocalSource {
 #[async_trait]
 impl BlobSource for LocalSource {
     async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        Ok(ids.iter().map(|id| self.index.get(id).map(BlobPlace::from)).collect())
+        let found = self.index.locate(ids).await?;
+        Ok(found.into_iter().map(|location| location.map(BlobPlace::from)).collect())
     }
 
     async fn read(&self, pack: PackId, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
