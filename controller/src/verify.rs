@@ -24,8 +24,8 @@ const FINDINGS_MAX: usize = 100;
 const BATCH_BLOBS: usize = 16_384;
 /// Folders that are opened together.
 const TREES_AT_ONCE: usize = 256;
-/// Blobs that are remembered as read, 36 bytes each. After so many it begins anew: one may be read twice.
-const SEEN_MAX: usize = 900_000;
+/// Blobs that are remembered as read, 38 bytes each. After so many it begins anew: one may be read twice.
+const SEEN_MAX: usize = 450_000;
 
 /// Counts that grow while a snapshot is read.
 #[derive(Debug, Default)]
