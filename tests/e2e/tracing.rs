@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_tests::fleet::REPOSITORY_PASSWORD;
 use holdfast_tests::otlp::{CollectedSpan, OtlpSink};
 use holdfast_tests::wait::{until, until_async};
-use holdfast_tests::{Process, TreeSpec, free_port, run, temp_dir, workspace};
+use holdfast_tests::{Process, TreeSpec, run, temp_dir, test_port, workspace};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -83,7 +83,7 @@ async fn start(dir: &Path, port: u16, sink: &OtlpSink) -> (Process, Process) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_one_trace_from_the_command_line_to_the_commit() {
     let dir = temp_dir("tracing");
-    let (path, port, sink) = (dir.path(), free_port(), OtlpSink::start().await);
+    let (path, port, sink) = (dir.path(), test_port::reserve(), OtlpSink::start().await);
     std::fs::create_dir(path.join("data")).unwrap();
     TreeSpec::small(5).make(&path.join("data"));
     let (mut controller, mut agent) = start(path, port, &sink).await;

@@ -21,7 +21,7 @@ use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 use holdfast_runtime::tls::install_crypto_provider;
-use holdfast_runtime::{Ending, SharedClock, SystemClock};
+use holdfast_runtime::{Ending, SharedClock, SystemClock, test_port};
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -94,14 +94,13 @@ impl Fleet {
         install_crypto_provider();
         let dir = crate::temp_dir("fleet");
         let mut config = ControllerConfig::new(dir.path().join("controller"));
-        config.grpc.listen = ([127, 0, 0, 1], 0).into();
+        // A restart must come back at the same address.
+        let port = test_port::reserve();
+        config.grpc.listen = ([127, 0, 0, 1], port).into();
         config.limits.lease_seconds = 5;
         let made = Controller::init(&config, clock.clone()).await.expect("init succeeds in an empty folder");
         let controller =
             Controller::start(config.clone(), clock.clone()).await.expect("the controller starts");
-        // A restart must come back at the same address.
-        let listen = controller.address();
-        config.grpc.listen = listen;
         let password = dir.path().join("password");
         std::fs::write(&password, REPOSITORY_PASSWORD).expect("the folder is writable");
         set_mode(&password, 0o600);
@@ -113,7 +112,7 @@ impl Fleet {
             agents: BTreeMap::new(),
             ca_pin: made.ca_pin,
             operator: Operator {
-                address: format!("https://127.0.0.1:{}", listen.port()),
+                address: format!("https://127.0.0.1:{port}"),
                 token: made.admin_token.expect("the first init makes a token"),
                 ca_pem: made.ca_pem,
             },

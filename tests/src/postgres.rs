@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use holdfast_runtime::test_port;
 use tempfile::TempDir;
 
 use crate::process::{Finished, Process, run};
@@ -39,7 +40,7 @@ impl PostgresCluster {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
             .expect("the folder is ours");
         let mut cluster =
-            Self { process: None, port: crate::free_port(), folder, tools: newest_tools(), password_file };
+            Self { process: None, port: test_port::reserve(), folder, tools: newest_tools(), password_file };
         write_private(&initial, &format!("{}\n", Self::PASSWORD));
         write_private(&cluster.password_file, &format!("*:*:*:*:{}\n", Self::PASSWORD));
         for name in ["data", "socket"] {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::fleet::{Operator, REPOSITORY_PASSWORD};
 use crate::wait::until_async;
-use crate::{Process, Proxy, Restic, free_port, run, workspace};
+use crate::{Process, Proxy, Restic, run, test_port, workspace};
 
 /// How long a program may take to answer after a start, or to come to a place it was expected at.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ impl ProcessFleet {
         let dir = crate::temp_dir("processes");
         let path = dir.path();
         std::fs::create_dir(path.join("hold")).expect("the folder is ours");
-        let port = free_port();
+        let port = test_port::reserve();
         let lease = LEASE.as_secs();
         write(
             &path.join("controller.yaml"),
