@@ -9,11 +9,11 @@ use holdfast_runtime::test_port;
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::wait::PATIENCE;
 use crate::workspace;
 
 /// The server serves gRPC of each part on the port of that part plus this.
 const GRPC_PORT_OFFSET: u16 = 10_000;
-const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running S3 server on loopback with one bucket; killed and its data removed when dropped.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl S3Server {
     /// Starts a server with a bucket, and returns once objects can be stored in it.
     ///
     /// # Panics
-    /// When it is not ready within a minute; shows its log.
+    /// When it is not ready in time; shows its log.
     pub fn start(bucket: &str) -> Self {
         Self::start_with(bucket, Self::ACCESS_KEY, Self::SECRET_KEY)
     }
@@ -93,7 +93,7 @@ impl S3Server {
     fn wait_until_ready(&mut self, filer: u16) {
         let bucket = format!("/buckets/{}/", self.bucket);
         let port = self.port;
-        self.process.wait_until("the first stored object", READY_WITHIN, |_| {
+        self.process.wait_until("the first stored object", PATIENCE, |_| {
             let stored = http_status(filer, "PUT", "/ready", b"ready")? == 201;
             let bucket_there = http_status(filer, "GET", &bucket, b"")? == 200;
             let answers = http_status(port, "GET", "/", b"").is_some();
