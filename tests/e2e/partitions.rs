@@ -8,7 +8,7 @@ use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{ProcessFleet, TreeSpec};
 
 /// How much later than it could something may be noticed on a machine that is busy.
-const DELAY: Duration = Duration::from_secs(30);
+const DELAY: Duration = Duration::from_secs(60);
 
 /// How long HTTP/2 lets a connection be silent, at most.
 const KEEPALIVE: Duration = Duration::from_secs(30);
