@@ -394,6 +394,9 @@ fn entries_out_of_order_are_refused() {
     }
 }
 
+/// Longer than any test may wait.
+const HANGS: Duration = Duration::from_secs(3600);
+
 /// A sink that takes its time, fails on demand and counts.
 #[derive(Default)]
 struct TestSink {
@@ -457,8 +460,6 @@ fn a_failing_sink_ends_the_backup_with_its_error() {
 
 #[test]
 fn cancel_stops_a_writer_whose_sink_hangs() {
-    const HANGS: Duration = Duration::from_secs(3600);
-
     let house = House::new();
     let sink = Arc::new(TestSink { delay: HANGS, ..TestSink::default() });
     let context = house.context(sink);
@@ -476,6 +477,22 @@ fn cancel_stops_a_writer_whose_sink_hangs() {
     let cancelled = canceller.join().unwrap();
     assert_eq!(error.code(), ErrorCode::RunCancelled);
     assert!(cancelled.elapsed() < HANGS / 10, "it waited for its sink");
+}
+
+#[test]
+fn a_writer_that_is_dropped_does_not_wait_for_its_sink() {
+    let house = House::new();
+    let sink = Arc::new(TestSink { delay: HANGS, ..TestSink::default() });
+    let mut writer = house.writer(Arc::clone(&sink) as _);
+    for n in 0..4 {
+        writer.add(stream(&format!("{n:02}"), noise(n, 1 << 20))).unwrap();
+    }
+    while sink.packs.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let began = Instant::now();
+    drop(writer);
+    assert!(began.elapsed() < HANGS / 10, "it waited for its sink");
 }
 
 #[test]
