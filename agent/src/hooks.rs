@@ -180,7 +180,7 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         Hook {
             command: vec![path.display().to_string(), "an argument".to_owned()],
-            timeout: Duration::from_secs(20),
+            timeout: Duration::from_secs(120),
         }
     }
 
@@ -264,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_may_be_given_by_its_bare_name() {
         let hook =
-            Hook { command: vec!["echo".to_owned(), "found".to_owned()], timeout: Duration::from_secs(20) };
+            Hook { command: vec!["echo".to_owned(), "found".to_owned()], timeout: Duration::from_secs(120) };
         let log = MemoryLog::default();
         let hooks = hooks(&[("say", hook)], Some("say"), None).unwrap();
         hooks.before(&log, &CancellationToken::new()).await.unwrap();

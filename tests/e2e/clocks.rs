@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use holdfast_agent::config::Hook;
 use holdfast_proto::v1;
-use holdfast_tests::wait::until_async;
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, Process, SkewedClock, TreeSpec, workspace};
 use jiff::{SignedDuration, Timestamp};
 
-const DEADLINE: Duration = Duration::from_secs(30);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// A fleet whose controller has this clock, and whose backups of `tree` wait as long as the file exists.
@@ -19,7 +17,7 @@ async fn fleet(clock: &SkewedClock) -> (Fleet, PathBuf) {
     let file = fleet.path().join("wait");
     fleet.enroll_agent("a1").await;
     let script = format!("while [ -e {} ]; do sleep 0.01; done", file.display());
-    let hook = Hook { command: ["sh", "-c", &script].map(str::to_owned).to_vec(), timeout: DEADLINE };
+    let hook = Hook { command: ["sh", "-c", &script].map(str::to_owned).to_vec(), timeout: 5 * PATIENCE };
     fleet.configure_agent("a1", |config| drop(config.hooks.insert("wait".parse().unwrap(), hook)));
     fleet.start_agent("a1").await;
     fleet.add_repository("main", &format!("file://{}", fleet.repository().display()), "").await;
@@ -55,7 +53,7 @@ async fn a_jump_of_the_controllers_clock_loses_no_run_and_commits_none_twice() {
         // One run is at work when the clock jumps, one waits for its agent.
         let working = fleet.start_backup("tree", "incremental").await.unwrap();
         let running = async || (now(&fleet, &working).await.phase == "running").then_some(());
-        until_async("the run to be at work", DEADLINE, running).await;
+        until_async("the run to be at work", PATIENCE, running).await;
         clock.jump(jump);
         let jumped_at = holdfast_runtime::Clock::now(&clock);
         // The reaper has looked in between, and every lease was renewed after the jump.
@@ -63,7 +61,7 @@ async fn a_jump_of_the_controllers_clock_loses_no_run_and_commits_none_twice() {
             let seen = heartbeats(&fleet).await;
             (seen >= jumped_at && seen < jumped_at + DAY).then_some(())
         };
-        until_async("a sign of life after the jump", DEADLINE, renewed).await;
+        until_async("a sign of life after the jump", PATIENCE, renewed).await;
         std::fs::remove_file(&file).unwrap();
         let ended = fleet.ended(&working).await;
         assert_eq!((ended.phase.as_str(), ended.attempt), ("succeeded", 1), "{ended:?}");
@@ -99,7 +97,7 @@ async fn doctor_names_an_agent_whose_clock_is_off() {
     let ahead = SkewedClock::default();
     ahead.jump(SignedDuration::from_mins(10));
     fleet.start_agent_at("a1", ahead.shared()).await;
-    let doctor = until_async("doctor to see the clock", DEADLINE, async || {
+    let doctor = until_async("doctor to see the clock", PATIENCE, async || {
         let findings = fleet.status().doctor(v1::DoctorRequest {}).await.unwrap().into_inner().findings;
         findings.into_iter().find(|finding| finding.area == "time")
     });
@@ -121,7 +119,7 @@ async fn an_agent_whose_certificate_is_of_another_time_says_so() {
     let mut command = Command::new(workspace::binary("holdfast-agent"));
     command.args(["run", "--config"]).arg(&config);
     let mut agent = Process::start("agent", &mut command, fleet.path());
-    let said = agent.wait_until("the reason", DEADLINE, |log| {
+    let said = agent.wait_until("the reason", PATIENCE, |log| {
         log.lines().find(|line| line.contains("no session with the controller")).map(str::to_owned)
     });
     assert!(said.contains("[HF-6002] the certificate of this agent is valid from "), "{said}");

@@ -5,10 +5,8 @@ use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_runtime::{Clock as _, SystemClock};
-use holdfast_tests::wait::until_async;
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, TreeSpec};
-
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 async fn with_tree(fleet: &Fleet) {
     let tree = fleet.path().join("data");
@@ -76,7 +74,7 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     with_tree(&fleet).await;
     fleet.stop_agent("a1").await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
-    let waiting = until_async("the run to say what it waits for", DEADLINE, async || {
+    let waiting = until_async("the run to say what it waits for", PATIENCE, async || {
         let now = run_now(&fleet, &run).await;
         (!now.waiting_for.is_empty()).then_some(now)
     })
@@ -89,9 +87,12 @@ async fn a_backup_of_an_agent_that_is_away_waits_for_it_and_says_so() {
     fleet.stop().await;
 }
 
+/// Lasts longer than any test waits for anything.
+const HANGS: &[&str] = &["sleep", "600"];
+
 fn gate(program: &[&str]) -> holdfast_agent::config::Hook {
     let command = program.iter().map(ToString::to_string).collect();
-    holdfast_agent::config::Hook { command, timeout: DEADLINE }
+    holdfast_agent::config::Hook { command, timeout: 5 * PATIENCE }
 }
 
 /// Declares the tree with a hook before its backups, and starts the agent with what the hook runs.
@@ -122,9 +123,9 @@ async fn a_backup_is_expected_to_be_as_large_as_the_last() {
     with_tree(&fleet).await;
     fleet.backup_well("tree", "full").await;
     let last = fleet.snapshots_of("tree").await.swap_remove(0);
-    with_gated_tree(&mut fleet, &["sleep", "60"]).await;
+    with_gated_tree(&mut fleet, HANGS).await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
-    let totals = until_async("counters of the run", DEADLINE, async || {
+    let totals = until_async("counters of the run", PATIENCE, async || {
         let progress = run_now(&fleet, &run).await.progress?;
         (progress.bytes_total > 0).then_some((progress.bytes_total, progress.files_total))
     })
@@ -150,13 +151,14 @@ async fn whoever_asks_is_told_who_he_is_and_until_when() {
 async fn a_run_whose_agent_stops_in_the_middle_is_done_when_it_is_back() {
     let mut fleet = Fleet::start().await;
     with_tree(&fleet).await;
-    with_gated_tree(&mut fleet, &["sleep", "60"]).await;
+    with_gated_tree(&mut fleet, HANGS).await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
     let begun = async || (run_now(&fleet, &run).await.phase == "running").then_some(());
-    until_async("the run to begin", DEADLINE, begun).await;
+    until_async("the run to begin", PATIENCE, begun).await;
     fleet.stop_agent("a1").await;
-    let waiting = run_now(&fleet, &run).await;
-    assert_eq!((waiting.phase.as_str(), waiting.attempt), ("queued", 1), "{waiting:?}");
+    let queued = async || Some(run_now(&fleet, &run).await).filter(|run| run.phase == "queued");
+    let waiting = until_async("the run to be queued again", PATIENCE, queued).await;
+    assert_eq!(waiting.attempt, 1, "{waiting:?}");
     fleet.configure_agent("a1", |config| drop(config.hooks.insert("gate".parse().unwrap(), gate(&["true"]))));
     fleet.start_agent("a1").await;
     let ended = fleet.ended(&run).await;

@@ -5,15 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use holdfast_agent::config::AgentConfig;
 use holdfast_controller::ControllerConfig;
 use holdfast_model::fleet::{Fleet, FleetFile, read_fleet};
+use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{run, temp_dir, workspace};
 
 const UNITS: &[&str] = &["holdfast-controller.service", "holdfast-agent.service"];
-const DEADLINE: Duration = Duration::from_secs(60);
 
 fn deploy() -> PathBuf {
     workspace::root().join("deploy")
@@ -67,7 +66,7 @@ fn units_are_accepted_by_systemd() {
     for name in UNITS {
         let path = unit_that_can_be_verified(name, folder.path());
         let mut verify = Command::new("systemd-analyze");
-        let finished = run(verify.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&path), DEADLINE);
+        let finished = run(verify.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&path), PATIENCE);
         assert!(finished.status.success() && finished.stderr.is_empty(), "{name}: {}", finished.stderr);
     }
 }
@@ -79,7 +78,7 @@ fn units_expose_little() {
         let path = unit_that_can_be_verified(name, folder.path());
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=yes", "--no-pager", "--threshold=25"]).arg(&path);
-        let finished = run(&mut security, DEADLINE);
+        let finished = run(&mut security, PATIENCE);
         assert!(finished.status.success(), "{name} is exposed above 2.5 of 10:\n{}", finished.stdout);
     }
 }
@@ -98,7 +97,7 @@ fn installing_twice_keeps_configuration_and_replaces_programs() {
     let install = || {
         let mut command = Command::new(deploy().join("install.sh"));
         command.arg("--root").arg(&root).arg("--from").arg(&programs).args(["--prefix", "/opt/holdfast"]);
-        drop(run(command.args(["controller", "agent", "cli"]), DEADLINE).expect_success());
+        drop(run(command.args(["controller", "agent", "cli"]), PATIENCE).expect_success());
     };
     build("first");
     install();
@@ -117,6 +116,6 @@ fn installing_twice_keeps_configuration_and_replaces_programs() {
 fn the_installer_refuses_what_it_does_not_know() {
     for arguments in [&["--prefxi", "/x", "agent"][..], &["--prefix", "relative", "agent"], &["server"], &[]]
     {
-        drop(run(Command::new(deploy().join("install.sh")).args(arguments), DEADLINE).expect_code(2));
+        drop(run(Command::new(deploy().join("install.sh")).args(arguments), PATIENCE).expect_code(2));
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
+use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::workspace::{binary, files_ending, relative};
 use holdfast_tests::{run, temp_dir};
 
@@ -94,7 +94,7 @@ fn shell_examples_parse() {
             page.blocks.iter().filter(|(language, _)| matches!(language.as_str(), "sh" | "bash"))
         {
             std::fs::write(&script, block).unwrap();
-            let finished = run(Command::new("bash").arg("-n").arg(&script), Duration::from_secs(10));
+            let finished = run(Command::new("bash").arg("-n").arg(&script), PATIENCE);
             assert!(
                 finished.status.success(),
                 "an example ({language}) of {} does not parse: {}\n{block}",
@@ -108,7 +108,7 @@ fn shell_examples_parse() {
 #[test]
 fn shell_scripts_parse_and_stop_at_errors() {
     for path in files_ending(".sh") {
-        drop(run(Command::new("bash").arg("-n").arg(&path), Duration::from_secs(10)).expect_success());
+        drop(run(Command::new("bash").arg("-n").arg(&path), PATIENCE).expect_success());
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("#!/"), "{} names no interpreter", relative(&path));
         assert!(text.contains("set -eu"), "{} goes on after an error", relative(&path));
@@ -133,7 +133,7 @@ fn commands_of(page: &Page) -> BTreeSet<Vec<String>> {
 
 /// What the help of a command prints; nothing when there is no such command.
 fn help(program: &str, path: &[String]) -> Option<String> {
-    let finished = run(Command::new(binary(program)).args(path).arg("--help"), Duration::from_secs(10));
+    let finished = run(Command::new(binary(program)).args(path).arg("--help"), PATIENCE);
     finished.status.success().then_some(finished.stdout)
 }
 

@@ -125,12 +125,7 @@ fn a_cluster_starts_dies_and_starts_again() {
     cluster.restart();
     assert_eq!(cluster.psql("postgres", "select count(*) from bars"), "2");
     let mut dump = cluster.client("pg_dump");
-    assert!(
-        run(dump.args(["postgres"]), Duration::from_secs(30))
-            .expect_success()
-            .stdout
-            .contains("CREATE TABLE")
-    );
+    assert!(run(dump.args(["postgres"]), wait::PATIENCE).expect_success().stdout.contains("CREATE TABLE"));
 }
 
 #[test]
@@ -138,16 +133,13 @@ fn a_canary_is_seen_in_arguments_environment_and_files() {
     let (first, second) = ("canary-in-argv-4711", "canary-in-environ-4712");
     let dir = temp_dir("canary");
     let watch = CanaryWatch::start(&[first, second], &[]);
-    let mut in_argv = Process::start("argv", Command::new("sleep").args(["60"]).env("X", second), dir.path());
+    let mut sleep = Command::new("sleep");
+    let _in_environ = Process::start("environ", sleep.args(["600"]).env("X", second), dir.path());
     let mut shell = Command::new("sh");
-    shell.args(["-c", "sleep 60; :", first]);
-    let _in_environ = Process::start("environ", &mut shell, dir.path());
-    // Both live until they are dropped: the watch has seen them once it has looked at either after this.
-    wait::until_true("the processes", Duration::from_secs(10), || {
-        in_argv.status().is_none()
-            && fs::read(format!("/proc/{}/environ", in_argv.id())).is_ok_and(|e| !e.is_empty())
-    });
-    std::thread::sleep(Duration::from_millis(200));
+    shell.args(["-c", "sleep 600; :", first]);
+    let _in_argv = Process::start("argv", &mut shell, dir.path());
+    // Both live until they are dropped.
+    watch.look();
     let places: Vec<_> =
         watch.finish().into_iter().map(|sighting| (sighting.place, sighting.program)).collect();
     assert!(places.contains(&("argv", "sh".to_owned())), "{places:?}");

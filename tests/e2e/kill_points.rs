@@ -5,12 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use holdfast_proto::v1;
-use holdfast_tests::process_fleet::{Hold, LEASE, Program};
-use holdfast_tests::wait::until_async;
+use holdfast_tests::process_fleet::{Hold, Program, SHORT_LEASE, recovery_limit};
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{ProcessFleet, TreeSpec, assert_same_tree, note, run};
-
-/// How long a run may take from the restart of what was killed.
-const LIMIT: Duration = LEASE.saturating_add(Duration::from_secs(30));
 
 /// The places that lead to a death, one after another.
 type Way = &'static [&'static str];
@@ -27,7 +24,7 @@ fn change(tree: &Path, round: usize) {
 }
 
 fn copy(tree: &Path, to: &Path) {
-    drop(run(Command::new("cp").arg("-a").arg(tree).arg(to), LIMIT).expect_success());
+    drop(run(Command::new("cp").arg("-a").arg(tree).arg(to), PATIENCE).expect_success());
 }
 
 struct Campaign {
@@ -36,17 +33,21 @@ struct Campaign {
     /// Acknowledged snapshots, each with a copy of what it holds.
     acknowledged: Vec<(String, PathBuf)>,
     rounds: usize,
+    /// How long a run may take from the restart of what was killed.
+    limit: Duration,
 }
 
 impl Campaign {
     async fn start(places: impl IntoIterator<Item = &'static str>) -> Self {
-        let fleet = ProcessFleet::start(places).await;
+        let fleet = ProcessFleet::start(SHORT_LEASE, places).await;
         let tree = fleet.path().join("data");
         std::fs::create_dir(&tree).unwrap();
         TreeSpec { folders: 4, files: 20, ..TreeSpec::small(5) }.make(&tree);
         fleet.declare_tree(&tree).await;
-        let mut campaign = Self { fleet, tree, acknowledged: Vec::new(), rounds: 0 };
-        let first = campaign.fleet.backup_well("tree", "full").await;
+        let began = Instant::now();
+        let first = fleet.backup_well("tree", "full").await;
+        let limit = recovery_limit(SHORT_LEASE, began.elapsed());
+        let mut campaign = Self { fleet, tree, acknowledged: Vec::new(), rounds: 0, limit };
         campaign.acknowledge(first);
         campaign
     }
@@ -69,9 +70,9 @@ impl Campaign {
         drop(hold);
         self.fleet.restart(program);
         let repeated = async || start(&self.fleet, &request).await;
-        let run = until_async("the request to be answered", LIMIT, repeated).await;
+        let run = until_async("the request to be answered", self.limit, repeated).await;
         assert!(first.is_none_or(|first| first.id == run.id), "{way:?}: the same key gave another run");
-        let ended = tokio::time::timeout(LIMIT, self.fleet.ended(&run)).await;
+        let ended = tokio::time::timeout(self.limit, self.fleet.ended(&run)).await;
         let ended = ended.unwrap_or_else(|_| panic!("{way:?}: the run lasts longer than its lease and 30 s"));
         let log = self.fleet.log(&ended).await;
         assert_eq!(ended.phase, "succeeded", "{way:?}: {ended:?}\n{log}");

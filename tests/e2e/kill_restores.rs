@@ -8,11 +8,12 @@ use std::time::Duration;
 use holdfast_model::ErrorCode;
 use holdfast_model::restore::RestoreReport;
 use holdfast_proto::v1;
-use holdfast_tests::process_fleet::{LEASE, Program};
+use holdfast_tests::process_fleet::{LONG_LEASE, Program, recovery_limit};
+use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{PostgresCluster, ProcessFleet, TreeSpec, assert_same_tree, run};
 
-/// How long a run may take from the restart of what was killed.
-const LIMIT: Duration = LEASE.saturating_add(Duration::from_secs(30));
+/// No run waits for the end of its lease: an agent that is back says what it lost.
+const LEASE: Duration = LONG_LEASE;
 
 const PLACES: [&str; 6] = [
     "agent-before-restore",
@@ -60,7 +61,7 @@ async fn ended_after_kill(fleet: &mut ProcessFleet, run: v1::Run, way: &[&'stati
     fleet.kill(Program::Agent);
     drop(hold);
     fleet.restart(Program::Agent);
-    let ended = tokio::time::timeout(LIMIT, fleet.ended(&run)).await;
+    let ended = tokio::time::timeout(recovery_limit(LEASE, Duration::ZERO), fleet.ended(&run)).await;
     ended.unwrap_or_else(|_| panic!("{way:?}: the run lasts longer than its lease and 30 s"))
 }
 
@@ -104,7 +105,7 @@ fn expect_outcome(run: &v1::Run, outcome: Outcome, way: &[&str]) {
 }
 
 fn copy(tree: &Path, to: &Path) {
-    drop(run(Command::new("cp").arg("-a").arg(tree).arg(to), LIMIT).expect_success());
+    drop(run(Command::new("cp").arg("-a").arg(tree).arg(to), PATIENCE).expect_success());
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -114,7 +115,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// A fleet with a backup of `site/data`, and a copy of what was backed up.
 async fn fleet_with_tree() -> (ProcessFleet, PathBuf, PathBuf) {
-    let fleet = ProcessFleet::start(PLACES).await;
+    let fleet = ProcessFleet::start(LEASE, PLACES).await;
     let tree = fleet.path().join("site/data");
     std::fs::create_dir_all(&tree).unwrap();
     TreeSpec { folders: 4, files: 20, ..TreeSpec::small(7) }.make(&tree);
@@ -181,7 +182,7 @@ async fn a_database_is_the_former_or_the_restored_when_the_agent_dies_around_the
     let cluster = PostgresCluster::start();
     cluster.psql("postgres", "CREATE DATABASE shop");
     cluster.psql("shop", "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 500) n");
-    let mut fleet = ProcessFleet::start(PLACES).await;
+    let mut fleet = ProcessFleet::start(LEASE, PLACES).await;
     let password = fleet.path().join("postgres.pass");
     std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

@@ -5,17 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use holdfast_tests::process_fleet::{LEASE, Program};
-use holdfast_tests::wait::until_async;
+use holdfast_tests::process_fleet::{Program, SHORT_LEASE, recovery_limit};
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{ProcessFleet, TreeSpec, assert_same_tree, note};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-
-/// How long the controller may take to answer after a restart.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The phases of a backup in their order, and the place at which each begins.
 const PHASES: [(&str, &str); 9] = [
@@ -62,7 +58,7 @@ async fn kills_of_agent_and_controller_lose_nothing_that_was_acknowledged() {
         std::env::var("HOLDFAST_SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
     note(&format!("{kills} kills, HOLDFAST_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
-    let mut fleet = ProcessFleet::start(PHASES.map(|(_, place)| place)).await;
+    let mut fleet = ProcessFleet::start(SHORT_LEASE, PHASES.map(|(_, place)| place)).await;
     let tree = fleet.path().join("data");
     std::fs::create_dir(&tree).unwrap();
     TreeSpec::small(seed).make(&tree);
@@ -77,7 +73,7 @@ async fn kills_of_agent_and_controller_lose_nothing_that_was_acknowledged() {
         change(&tree, round, &mut random);
         let before = PHASES.map(|(_, place)| fleet.times_at(place));
         let hold = fleet.hold(PHASES[aim].1);
-        let started = until_async("a backup to be queued", DEADLINE, async || {
+        let started = until_async("a backup to be queued", PATIENCE, async || {
             fleet.start_backup("tree", "incremental").await.ok()
         })
         .await;
@@ -100,8 +96,7 @@ async fn kills_of_agent_and_controller_lose_nothing_that_was_acknowledged() {
         victims.iter().for_each(|&victim| fleet.kill(victim));
         drop(hold);
         victims.iter().for_each(|&victim| fleet.restart(victim));
-        let limit = LEASE + Duration::from_secs(30);
-        let ended = tokio::time::timeout(limit, fleet.ended(&started)).await;
+        let ended = tokio::time::timeout(recovery_limit(SHORT_LEASE, usual), fleet.ended(&started)).await;
         let ended = ended.unwrap_or_else(|_| panic!("{} lasts longer than its lease and 30 s", started.id));
         assert_eq!(ended.phase, "succeeded", "{victims:?} killed, {ended:?}\n{}", fleet.log(&ended).await);
         acknowledged.push(ended.snapshot_id);

@@ -5,6 +5,7 @@ use std::path::Path;
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1::PlanRestoreRequest;
 use holdfast_tests::fleet::Operator;
+use holdfast_tests::process_fleet::LONG_LEASE;
 use holdfast_tests::{Fleet, PostgresCluster, ProcessFleet};
 
 async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
@@ -119,7 +120,7 @@ async fn a_server_killed_in_the_middle_of_a_dump_commits_nothing_and_the_next_ba
         "CREATE TABLE noise AS SELECT string_agg(md5(n::text || m::text), '') AS text \
          FROM generate_series(1, 6000) n, generate_series(1, 500) m GROUP BY n",
     );
-    let fleet = ProcessFleet::start(["agent-before-put-pack"]).await;
+    let fleet = ProcessFleet::start(LONG_LEASE, ["agent-before-put-pack"]).await;
     declare(&fleet, fleet.path(), &cluster).await;
     let hold = fleet.hold("agent-before-put-pack");
     let started = fleet.start_backup("pg", "full").await.unwrap();

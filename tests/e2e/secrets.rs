@@ -4,14 +4,34 @@ use std::path::Path;
 
 use holdfast_proto::v1;
 use holdfast_tests::canary::files_with;
+use holdfast_tests::process_fleet::LONG_LEASE;
 use holdfast_tests::{CanaryWatch, PostgresCluster, ProcessFleet, S3Server};
 
 const ACCESS_KEY: &str = "canaryaccesskey417";
-const SECRET_KEY: &str = "canary-secret-key-c0ffee-88";
-const PASSWORD: &str = "canary-of-the-repository-5512";
-const LOGIN: &str = "canary-of-the-login-9031";
-const WRONG_LOGIN: &str = "canary-of-a-wrong-login-7745";
-const CANARIES: [&str; 4] = [SECRET_KEY, PASSWORD, LOGIN, WRONG_LOGIN];
+
+/// The secrets, different in each run: another run on this machine may have its own where it must.
+struct Canaries {
+    secret_key: String,
+    password: String,
+    login: String,
+    wrong_login: String,
+}
+
+impl Canaries {
+    fn new() -> Self {
+        let canary = |name: &str| format!("canary-{name}-{:016x}", rand::random::<u64>());
+        Self {
+            secret_key: canary("secret-key"),
+            password: canary("repository"),
+            login: canary("login"),
+            wrong_login: canary("wrong-login"),
+        }
+    }
+
+    fn all(&self) -> [&str; 4] {
+        [&self.secret_key, &self.password, &self.login, &self.wrong_login]
+    }
+}
 
 fn plant(folder: &Path, name: &str, value: &str) -> String {
     let path = folder.join(name);
@@ -21,15 +41,15 @@ fn plant(folder: &Path, name: &str, value: &str) -> String {
 }
 
 /// A cluster with a database `shop` and a login `keeper` that has the planted password.
-fn cluster() -> PostgresCluster {
+fn cluster(login: &str) -> PostgresCluster {
     let cluster = PostgresCluster::start();
     cluster.psql("postgres", "CREATE DATABASE shop");
-    cluster.psql("postgres", &format!("CREATE ROLE keeper SUPERUSER LOGIN PASSWORD '{LOGIN}'"));
+    cluster.psql("postgres", &format!("CREATE ROLE keeper SUPERUSER LOGIN PASSWORD '{login}'"));
     cluster.psql("shop", "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 20000) n");
     cluster
 }
 
-fn fleet_file(cluster: &PostgresCluster, server: &S3Server, secrets: &Path) -> String {
+fn fleet_file(cluster: &PostgresCluster, server: &S3Server, canaries: &Canaries, secrets: &Path) -> String {
     let source = |name: &str, password: &str| {
         let port = cluster.port();
         format!(
@@ -41,23 +61,24 @@ fn fleet_file(cluster: &PostgresCluster, server: &S3Server, secrets: &Path) -> S
         server.bucket(),
         S3Server::REGION,
         server.endpoint(),
-        plant(secrets, "password", PASSWORD),
+        plant(secrets, "password", &canaries.password),
         plant(secrets, "access", ACCESS_KEY),
-        plant(secrets, "secret", SECRET_KEY),
-        source("shop", &plant(secrets, "login", LOGIN)),
-        source("refused", &plant(secrets, "wrong", WRONG_LOGIN)),
+        plant(secrets, "secret", &canaries.secret_key),
+        source("shop", &plant(secrets, "login", &canaries.login)),
+        source("refused", &plant(secrets, "wrong", &canaries.wrong_login)),
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_secrets_show_nowhere() {
-    let cluster = cluster();
-    let mut server = S3Server::start_with("holdfast", ACCESS_KEY, SECRET_KEY);
+    let canaries = Canaries::new();
+    let cluster = cluster(&canaries.login);
+    let mut server = S3Server::start_with("holdfast", ACCESS_KEY, &canaries.secret_key);
     let secrets = holdfast_tests::temp_dir("secrets");
-    let fleet = ProcessFleet::start([]).await;
-    let watch = CanaryWatch::start(&CANARIES, &[server.process().id()]);
+    let fleet = ProcessFleet::start(LONG_LEASE, []).await;
+    let watch = CanaryWatch::start(&canaries.all(), &[server.process().id()]);
     let mut shown = Vec::new();
-    let changes = fleet.apply(&fleet_file(&cluster, &server, secrets.path())).await.unwrap();
+    let changes = fleet.apply(&fleet_file(&cluster, &server, &canaries, secrets.path())).await.unwrap();
     shown.push(format!("{changes:?}"));
     let init = v1::InitRepositoryRequest { name: "vault".to_owned() };
     shown.push(format!("{:?}", fleet.repositories().init(init).await.unwrap()));
@@ -84,9 +105,9 @@ async fn planted_secrets_show_nowhere() {
     }
     watch.expect_unseen();
     assert!(shown.iter().any(|text| text.contains("vault")), "what was looked at is not the right thing");
-    for canary in CANARIES {
+    for canary in canaries.all() {
         assert!(!shown.iter().any(|text| text.contains(canary)), "{canary} was shown");
     }
     // State, logs, spools and scratch folders of both programs lie here.
-    assert_eq!(files_with(fleet.path(), &CANARIES), Vec::<std::path::PathBuf>::new());
+    assert_eq!(files_with(fleet.path(), &canaries.all()), Vec::<std::path::PathBuf>::new());
 }

@@ -3,6 +3,7 @@
 use holdfast_model::ErrorCode;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
+use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{Fleet, TreeSpec, assert_same_tree};
 
 async fn fleet_with_backup() -> (Fleet, std::path::PathBuf, v1::Run) {
@@ -121,7 +122,7 @@ async fn an_export_is_read_by_tar_and_comes_back_by_import() {
     let script = "zstd -dc export.tar.zst | tar -x -C by-tar --xattrs --xattrs-include='*' && cd by-tar/holdfast-export && sha256sum -c --quiet SHA256SUMS";
     let mut command = std::process::Command::new("sh");
     command.args(["-c", script]).current_dir(fleet.path());
-    let _ = holdfast_tests::run(&mut command, std::time::Duration::from_secs(60)).expect_success();
+    let _ = holdfast_tests::run(&mut command, PATIENCE).expect_success();
     let inside = folder.join("holdfast-export/tree").join(tree.strip_prefix("/").unwrap());
     assert!(inside.is_dir());
     let imported = import(&fleet, "copy", &bytes).await.unwrap();

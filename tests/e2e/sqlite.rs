@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1::{DiscardRestoreRequest, PlanRestoreRequest, PromoteRestoreRequest};
 use holdfast_tests::Fleet;
-use holdfast_tests::wait::until_true;
+use holdfast_tests::wait::{PATIENCE, until_true};
 use rusqlite::Connection;
 
 const ORDERS: i64 = 20_000;
@@ -83,7 +82,7 @@ async fn a_backup_under_a_writer_holds_exactly_the_rows_its_manifest_says() {
         let (stop, written, path) = (stop.clone(), written.clone(), path.clone());
         std::thread::spawn(move || {
             let shop = Connection::open(path).unwrap();
-            shop.busy_timeout(Duration::from_secs(10)).unwrap();
+            shop.busy_timeout(PATIENCE).unwrap();
             while !stop.load(Ordering::Relaxed) {
                 shop.execute("INSERT INTO orders (customer, total) VALUES (1, 2)", []).unwrap();
                 written.fetch_add(1, Ordering::SeqCst);
@@ -93,7 +92,7 @@ async fn a_backup_under_a_writer_holds_exactly_the_rows_its_manifest_says() {
     let started_with = ORDERS as u64 + 1000;
     for _ in 0..3 {
         let earlier = written.load(Ordering::SeqCst);
-        until_true("the next row", Duration::from_secs(60), || written.load(Ordering::SeqCst) > earlier);
+        until_true("the next row", PATIENCE, || written.load(Ordering::SeqCst) > earlier);
         let at_least = started_with + written.load(Ordering::SeqCst);
         let run = fleet.backup_well("shop", "incremental").await;
         // A row may be committed and not yet counted by the writer.

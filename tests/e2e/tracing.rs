@@ -2,14 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use holdfast_tests::fleet::REPOSITORY_PASSWORD;
 use holdfast_tests::otlp::{CollectedSpan, OtlpSink};
-use holdfast_tests::wait::{until, until_async};
-use holdfast_tests::{Process, TreeSpec, free_port, run, temp_dir, workspace};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use holdfast_tests::wait::{PATIENCE, until, until_async};
+use holdfast_tests::{Process, TreeSpec, run, temp_dir, test_port, workspace};
 
 fn write(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
@@ -54,13 +51,13 @@ async fn start(dir: &Path, port: u16, sink: &OtlpSink) -> (Process, Process) {
     let mut init = program("holdfast-controller");
     init.arg("init").arg("--config").arg(config("controller"));
     init.arg("--token-file").arg(dir.join("token")).arg("--ca-file").arg(dir.join("ca.pem"));
-    drop(run(&mut init, DEADLINE).expect_success());
+    drop(run(&mut init, PATIENCE).expect_success());
     let mut command = program("holdfast-controller");
     let controller =
         Process::start("controller", command.args(["run", "--config"]).arg(config("controller")), dir);
-    let enrolled = until("a token for the agent", DEADLINE, || {
+    let enrolled = until("a token for the agent", PATIENCE, || {
         let mut command = holdfast(dir, port);
-        let finished = run(command.args(["agent", "enroll", "a1", "-o", "json"]), DEADLINE);
+        let finished = run(command.args(["agent", "enroll", "a1", "-o", "json"]), PATIENCE);
         let list: serde_json::Value = serde_json::from_str(&finished.stdout).ok()?;
         Some(list["items"][0].clone())
     });
@@ -68,22 +65,22 @@ async fn start(dir: &Path, port: u16, sink: &OtlpSink) -> (Process, Process) {
     let mut enroll = program("holdfast-agent");
     enroll.args(["enroll", "--name", "a1", "--controller", &format!("https://127.0.0.1:{port}")]);
     enroll.args(["--ca-pin", &text("ca_pin"), "--data-dir"]).arg(dir.join("agent"));
-    drop(run(enroll.env("HOLDFAST_ENROLL_TOKEN", text("token")), DEADLINE).expect_success());
+    drop(run(enroll.env("HOLDFAST_ENROLL_TOKEN", text("token")), PATIENCE).expect_success());
     let mut command = program("holdfast-agent");
     let agent = Process::start("agent", command.args(["run", "--config"]).arg(config("agent")), dir);
     let mut command = holdfast(dir, port);
     command.args(["repo", "add", "main", "--url", &format!("file://{here}/repository"), "--key-file"]);
-    drop(run(command.arg(dir.join("password")), DEADLINE).expect_success());
+    drop(run(command.arg(dir.join("password")), PATIENCE).expect_success());
     let mut command = holdfast(dir, port);
     command.args(["source", "add", "tree", "--engine", "files", "--agent", "a1", "--path"]);
-    drop(run(command.arg(dir.join("data")), DEADLINE).expect_success());
+    drop(run(command.arg(dir.join("data")), PATIENCE).expect_success());
     (controller, agent)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_one_trace_from_the_command_line_to_the_commit() {
     let dir = temp_dir("tracing");
-    let (path, port, sink) = (dir.path(), free_port(), OtlpSink::start().await);
+    let (path, port, sink) = (dir.path(), test_port::reserve(), OtlpSink::start().await);
     std::fs::create_dir(path.join("data")).unwrap();
     TreeSpec::small(5).make(&path.join("data"));
     let (mut controller, mut agent) = start(path, port, &sink).await;
@@ -91,7 +88,7 @@ async fn a_backup_is_one_trace_from_the_command_line_to_the_commit() {
     assert_eq!(sink.spans(), []);
     let mut command = holdfast(path, port);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint()).args(["backup", "run", "tree"]);
-    drop(tokio::task::block_in_place(|| run(&mut command, DEADLINE)).expect_success());
+    drop(tokio::task::block_in_place(|| run(&mut command, PATIENCE)).expect_success());
 
     let find = |accept: &dyn Fn(&CollectedSpan) -> bool| sink.spans().into_iter().find(|span| accept(span));
     let call = |method: &'static str| {
@@ -107,7 +104,7 @@ async fn a_backup_is_one_trace_from_the_command_line_to_the_commit() {
             find(&call("DataService/CommitSnapshot"))?,
         ])
     };
-    let [command, start, run, commit] = until_async("the spans of all programs", DEADLINE, whole).await;
+    let [command, start, run, commit] = until_async("the spans of all programs", PATIENCE, whole).await;
     assert!(command.parent.is_empty(), "the command begins the trace");
     for span in [&start, &run, &commit] {
         assert_eq!(span.trace, command.trace, "{span:?}");
@@ -115,5 +112,5 @@ async fn a_backup_is_one_trace_from_the_command_line_to_the_commit() {
     assert_eq!(start.parent, command.id);
     assert_eq!(run.parent, start.id);
     assert_eq!(commit.parent, run.id);
-    assert!(agent.terminate(DEADLINE).success() && controller.terminate(DEADLINE).success());
+    assert!(agent.terminate(PATIENCE).success() && controller.terminate(PATIENCE).success());
 }

@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crate::wait::{PATIENCE, until_true};
 
 /// How often the processes of the machine are looked at. A shorter life than this may go unseen once; tests let the
 /// same program run many times.
@@ -28,7 +30,8 @@ pub struct Sighting {
 #[derive(Debug)]
 pub struct CanaryWatch {
     stop: Arc<AtomicBool>,
-    sampler: Option<JoinHandle<(BTreeSet<Sighting>, u64)>>,
+    looks: Arc<AtomicU64>,
+    sampler: Option<JoinHandle<BTreeSet<Sighting>>>,
 }
 
 impl CanaryWatch {
@@ -42,18 +45,28 @@ impl CanaryWatch {
         let canaries: Vec<Vec<u8>> = canaries.iter().map(|canary| canary.as_bytes().to_vec()).collect();
         let exempt: BTreeSet<u32> = exempt.iter().copied().chain([std::process::id()]).collect();
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let looks = Arc::new(AtomicU64::new(0));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&looks));
         let sampler = thread::spawn(move || {
             let mut sightings = BTreeSet::new();
-            let mut samples = 0;
             while !stopped.load(Ordering::Relaxed) {
                 sample(&canaries, &exempt, &mut sightings);
-                samples += 1;
+                counted.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(SAMPLE_EVERY);
             }
-            (sightings, samples)
+            sightings
         });
-        Self { stop, sampler: Some(sampler) }
+        Self { stop, looks, sampler: Some(sampler) }
+    }
+
+    /// Returns when every process that lives now and does not end meanwhile was looked at.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn look(&self) {
+        // One look is under way, the next one begins after it.
+        let enough = self.looks.load(Ordering::SeqCst) + 2;
+        until_true("a look at all processes", PATIENCE, || self.looks.load(Ordering::SeqCst) >= enough);
     }
 
     /// Ends the watch and tells what was seen.
@@ -63,8 +76,8 @@ impl CanaryWatch {
     pub fn finish(mut self) -> BTreeSet<Sighting> {
         self.stop.store(true, Ordering::Relaxed);
         let sampler = self.sampler.take().expect("a watch is finished once");
-        let (sightings, samples) = sampler.join().expect("the sampler does not panic");
-        assert!(samples > 0, "the watch ended before its first look");
+        let sightings = sampler.join().expect("the sampler does not panic");
+        assert!(self.looks.load(Ordering::SeqCst) > 0, "the watch ended before its first look");
         sightings
     }
 

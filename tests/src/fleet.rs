@@ -21,7 +21,7 @@ use holdfast_proto::v1::run_service_client::RunServiceClient;
 use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 use holdfast_runtime::tls::install_crypto_provider;
-use holdfast_runtime::{Ending, SharedClock, SystemClock};
+use holdfast_runtime::{Ending, SharedClock, SystemClock, test_port};
 use tempfile::TempDir;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -30,13 +30,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::Restic;
-use crate::wait::until_async;
-
-/// How long a run of a test may take.
-const RUN_DEADLINE: Duration = Duration::from_secs(120);
-
-/// How long an agent may take to connect.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+use crate::wait::{PATIENCE, until_async};
 
 /// The password of the repositories of tests.
 pub const REPOSITORY_PASSWORD: &str = "test-repository-password";
@@ -94,14 +88,12 @@ impl Fleet {
         install_crypto_provider();
         let dir = crate::temp_dir("fleet");
         let mut config = ControllerConfig::new(dir.path().join("controller"));
-        config.grpc.listen = ([127, 0, 0, 1], 0).into();
-        config.limits.lease_seconds = 5;
+        // A restart must come back at the same address.
+        let port = test_port::reserve();
+        config.grpc.listen = ([127, 0, 0, 1], port).into();
         let made = Controller::init(&config, clock.clone()).await.expect("init succeeds in an empty folder");
         let controller =
             Controller::start(config.clone(), clock.clone()).await.expect("the controller starts");
-        // A restart must come back at the same address.
-        let listen = controller.address();
-        config.grpc.listen = listen;
         let password = dir.path().join("password");
         std::fs::write(&password, REPOSITORY_PASSWORD).expect("the folder is writable");
         set_mode(&password, 0o600);
@@ -113,7 +105,7 @@ impl Fleet {
             agents: BTreeMap::new(),
             ca_pin: made.ca_pin,
             operator: Operator {
-                address: format!("https://127.0.0.1:{}", listen.port()),
+                address: format!("https://127.0.0.1:{port}"),
                 token: made.admin_token.expect("the first init makes a token"),
                 ca_pem: made.ca_pem,
             },
@@ -180,8 +172,20 @@ impl Fleet {
         let (config, running) = self.agents.get_mut(name).expect("the agent was added");
         let agent = Agent::start(config.clone(), clock).await.expect("the agent starts");
         let connected = async || agent.is_connected().then_some(());
-        until_async("the agent to connect", CONNECT_DEADLINE, connected).await;
+        until_async("the agent to connect", PATIENCE, connected).await;
         *running = Some(agent);
+    }
+
+    /// Waits until the controller has a session with an agent.
+    pub async fn until_connected(&self, name: &str) {
+        let connected = async || (self.epoch(name).await? > 0).then_some(());
+        until_async("the controller to see the agent", PATIENCE, connected).await;
+    }
+
+    /// The epoch of an agent's session; nought without one, or without such an agent.
+    async fn epoch(&self, name: &str) -> Option<u64> {
+        let listed = self.fleet().list_agents(v1::ListAgentsRequest {}).await.ok()?.into_inner().agents;
+        Some(listed.into_iter().find(|agent| agent.name == name).map_or(0, |agent| agent.epoch))
     }
 
     /// Changes the configuration that an agent has at its next start.
@@ -201,12 +205,8 @@ impl Fleet {
         if self.controller.is_none() {
             return;
         }
-        let gone = async || {
-            let listed = self.fleet().list_agents(v1::ListAgentsRequest {}).await.ok()?.into_inner().agents;
-            let agent = listed.into_iter().find(|agent| agent.name == name);
-            agent.is_none_or(|agent| agent.epoch == 0).then_some(())
-        };
-        until_async("the controller to see the agent go", CONNECT_DEADLINE, gone).await;
+        let gone = async || (self.epoch(name).await? == 0).then_some(());
+        until_async("the controller to see the agent go", PATIENCE, gone).await;
     }
 
     /// Changes the configuration that the controller has at its next start.
@@ -217,7 +217,7 @@ impl Fleet {
     /// Waits until the controller stops by itself, and says why.
     pub async fn controller_ended(&mut self) -> Result<Ending, Failure> {
         let running = self.controller.take().expect("the controller runs");
-        let ended = tokio::time::timeout(RUN_DEADLINE, running.until_stopped()).await;
+        let ended = tokio::time::timeout(PATIENCE, running.until_stopped()).await;
         ended.expect("the controller stops in time")
     }
 
@@ -378,7 +378,7 @@ impl Operator {
                 }
             }
         };
-        tokio::time::timeout(RUN_DEADLINE, waiting)
+        tokio::time::timeout(PATIENCE, waiting)
             .await
             .unwrap_or_else(|_| panic!("run {} does not end", run.id))
     }

@@ -21,6 +21,7 @@ pub mod workspace;
 
 pub use canary::CanaryWatch;
 pub use fleet::Fleet;
+pub use holdfast_runtime::test_port;
 pub use postgres::PostgresCluster;
 pub use process::{Process, run};
 pub use process_fleet::ProcessFleet;
@@ -31,8 +32,6 @@ pub use skewed_clock::SkewedClock;
 pub use small_disk::SmallDisk;
 pub use tree::{TreeSpec, TreeSummary};
 pub use tree_compare::assert_same_tree;
-
-use std::net::{Ipv4Addr, TcpListener};
 
 use tempfile::TempDir;
 
@@ -49,14 +48,6 @@ pub fn temp_dir(name: &str) -> TempDir {
         note(&format!("kept: {}", dir.path().display()));
     }
     dir
-}
-
-/// A TCP port of the loopback address that was free a moment ago.
-///
-/// Another process may take it before it is used; servers that can listen on port 0 and tell should do that instead.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-    listener.local_addr().expect("a bound listener has an address").port()
 }
 
 /// Writes one line to standard error, where the test runner shows it with a failure.

@@ -4,13 +4,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
+use holdfast_runtime::test_port;
 use tempfile::TempDir;
 
 use crate::process::{Finished, Process, run};
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use crate::wait::PATIENCE;
 
 /// A running cluster on loopback and a Unix socket; stopped at once and removed when dropped.
 ///
@@ -39,7 +38,7 @@ impl PostgresCluster {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
             .expect("the folder is ours");
         let mut cluster =
-            Self { process: None, port: crate::free_port(), folder, tools: newest_tools(), password_file };
+            Self { process: None, port: test_port::reserve(), folder, tools: newest_tools(), password_file };
         write_private(&initial, &format!("{}\n", Self::PASSWORD));
         write_private(&cluster.password_file, &format!("*:*:*:*:{}\n", Self::PASSWORD));
         for name in ["data", "socket"] {
@@ -58,7 +57,7 @@ impl PostgresCluster {
             .arg(format!("--pwfile={}", initial.display()))
             .arg("--pgdata")
             .arg(cluster.data());
-        drop(run(&mut initdb, DEADLINE).expect_success());
+        drop(run(&mut initdb, PATIENCE).expect_success());
         cluster.restart();
         cluster
     }
@@ -73,7 +72,7 @@ impl PostgresCluster {
         server.args(["-c", &format!("port={}", self.port)]);
         server.args(["-c", &format!("unix_socket_directories={}", self.socket_dir().display())]);
         let mut process = Process::start("postgres", &mut server, self.folder.path());
-        process.wait_until("an answer", DEADLINE, |_| {
+        process.wait_until("an answer", PATIENCE, |_| {
             let finished = self.try_psql("postgres", "select 1");
             finished.status.success().then_some(())
         });
@@ -84,7 +83,7 @@ impl PostgresCluster {
     pub fn stop_immediately(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.signal(rustix::process::Signal::QUIT);
-            process.wait(DEADLINE);
+            process.wait(PATIENCE);
         }
     }
 
@@ -142,7 +141,7 @@ impl PostgresCluster {
         let mut psql = self.client("psql");
         psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
         psql.args(["--dbname", database, "--command", sql]);
-        run(&mut psql, DEADLINE)
+        run(&mut psql, PATIENCE)
     }
 
     fn as_server_user(&self, tool: &str) -> Command {

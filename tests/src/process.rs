@@ -205,14 +205,14 @@ impl Process {
     /// Kills it alone with SIGKILL, not what it started, and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
-        let status = self.wait(Duration::from_secs(10));
+        let status = self.wait(wait::PATIENCE);
         assert!(status.signal().is_some() || status.code().is_some(), "an ended process has a status");
     }
 
     /// Kills it with everything it started that stayed in its process group, as a service manager does.
     pub fn kill_all(&mut self) {
         kill_group(&self.child);
-        self.wait(Duration::from_secs(10));
+        self.wait(wait::PATIENCE);
     }
 
     /// Sends a signal to it alone; nothing happens when it has ended.

@@ -15,14 +15,20 @@ use holdfast_runtime::tls::install_crypto_provider;
 use tempfile::TempDir;
 
 use crate::fleet::{Operator, REPOSITORY_PASSWORD};
-use crate::wait::until_async;
-use crate::{Process, Proxy, Restic, free_port, run, workspace};
+use crate::wait::{PATIENCE, until_async};
+use crate::{Process, Proxy, Restic, run, test_port, workspace};
 
-/// How long a program may take to answer after a start, or to come to a place it was expected at.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a lease lasts that no test should see end, however busy the machine is.
+pub const LONG_LEASE: Duration = Duration::from_secs(60);
 
-/// How long a lease lasts.
-pub const LEASE: Duration = Duration::from_secs(5);
+/// How long a lease lasts whose end a test waits for.
+pub const SHORT_LEASE: Duration = Duration::from_secs(5);
+
+/// How long a run may take from the restart of what was killed: its lease and half a minute, as is promised, on a machine
+/// where a backup `usually` takes no time. Where it does, some more of it fits in.
+pub fn recovery_limit(lease: Duration, usually: Duration) -> Duration {
+    lease + Duration::from_secs(30) + 20 * usually
+}
 
 /// One of the two programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,22 +89,22 @@ impl Drop for Hold {
 impl ProcessFleet {
     /// Starts both, with a repository `main` in [`ProcessFleet::repository`]. `places` are those that the test may
     /// hold them at.
-    pub async fn start(places: impl IntoIterator<Item = &'static str>) -> Self {
-        Self::build(places.into_iter().collect(), false).await
+    pub async fn start(lease: Duration, places: impl IntoIterator<Item = &'static str>) -> Self {
+        Self::build(lease, places.into_iter().collect(), false).await
     }
 
     /// As [`ProcessFleet::start`], with a network between the two that the test may cut.
-    pub async fn start_apart(places: impl IntoIterator<Item = &'static str>) -> Self {
-        Self::build(places.into_iter().collect(), true).await
+    pub async fn start_apart(lease: Duration, places: impl IntoIterator<Item = &'static str>) -> Self {
+        Self::build(lease, places.into_iter().collect(), true).await
     }
 
-    async fn build(places: Vec<&'static str>, apart: bool) -> Self {
+    async fn build(lease: Duration, places: Vec<&'static str>, apart: bool) -> Self {
         install_crypto_provider();
         let dir = crate::temp_dir("processes");
         let path = dir.path();
         std::fs::create_dir(path.join("hold")).expect("the folder is ours");
-        let port = free_port();
-        let lease = LEASE.as_secs();
+        let port = test_port::reserve();
+        let lease = lease.as_secs();
         write(
             &path.join("controller.yaml"),
             &format!(
@@ -110,7 +116,7 @@ impl ProcessFleet {
         let mut init = Command::new(workspace::binary("holdfast-controller"));
         init.arg("init").arg("--config").arg(path.join("controller.yaml"));
         init.arg("--token-file").arg(path.join("token")).arg("--ca-file").arg(path.join("ca.pem"));
-        drop(run(&mut init, DEADLINE).expect_success());
+        drop(run(&mut init, PATIENCE).expect_success());
         let controller = start(Program::Controller, path, &places);
         let read = |name: &str| std::fs::read_to_string(path.join(name)).expect("init wrote it");
         let operator = Operator {
@@ -118,7 +124,7 @@ impl ProcessFleet {
             token: Secret::new(read("token").trim()),
             ca_pem: read("ca.pem"),
         };
-        let token = until_async("the controller to answer", DEADLINE, async || {
+        let token = until_async("the controller to answer", PATIENCE, async || {
             let request = v1::CreateEnrollmentTokenRequest { agent: "a1".to_owned(), ttl_seconds: 60 };
             Some(operator.fleet().create_enrollment_token(request).await.ok()?.into_inner())
         })
@@ -133,7 +139,7 @@ impl ProcessFleet {
         let mut enroll = Command::new(workspace::binary("holdfast-agent"));
         enroll.args(["enroll", "--name", "a1", "--controller", &dialled, "--ca-pin", &token.ca_pin]);
         enroll.arg("--data-dir").arg(path.join("agent")).env("HOLDFAST_ENROLL_TOKEN", &token.token);
-        drop(run(&mut enroll, DEADLINE).expect_success());
+        drop(run(&mut enroll, PATIENCE).expect_success());
         let agent = start(Program::Agent, path, &places);
         let fleet = Self { controller, agent, operator, places, network, dir };
         let yaml = format!(
@@ -213,10 +219,10 @@ impl ProcessFleet {
     /// Waits until a program came to a place that is held.
     ///
     /// # Panics
-    /// When none comes within half a minute.
+    /// When none comes in time.
     pub async fn is_held(&self, hold: &Hold) {
         let arrived = async || (self.times_at(hold.place) > hold.before).then_some(());
-        until_async(format!("somebody at {}", hold.place), DEADLINE, arrived).await;
+        until_async(format!("somebody at {}", hold.place), PATIENCE, arrived).await;
     }
 
     /// Holds whoever comes to the first place until there is somebody, then at the second, and so on. Returns the last

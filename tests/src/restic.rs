@@ -3,13 +3,11 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::process::{Finished, run};
-
-const DEADLINE: Duration = Duration::from_secs(180);
+use crate::wait::PATIENCE;
 
 /// `restic` with a repository and its password; it uses no cache, so it reads what is stored and nothing else.
 #[derive(Debug, Clone)]
@@ -34,7 +32,7 @@ impl Restic {
 
     /// Runs it with these arguments behind the repository and password.
     pub fn try_run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Finished {
-        run(&mut self.command(arguments), DEADLINE)
+        run(&mut self.command(arguments), PATIENCE)
     }
 
     /// As [`Restic::try_run`]; gives the standard output.
@@ -53,7 +51,7 @@ impl Restic {
     /// Backs up a folder by the name `.` from within it, so that the tree of the snapshot begins with its entries.
     pub fn backup(&self, folder: &Path) {
         let mut command = self.command(&["backup", "--quiet", "."]);
-        drop(run(command.current_dir(folder), DEADLINE).expect_success());
+        drop(run(command.current_dir(folder), PATIENCE).expect_success());
     }
 
     /// Restores a snapshot into a folder.

@@ -1,18 +1,19 @@
 //! An S3 server of one's own: SeaweedFS, whose conditional writes, checksums and signatures behave as S3's do.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use holdfast_runtime::test_port;
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::wait::PATIENCE;
 use crate::workspace;
 
 /// The server serves gRPC of each part on the port of that part plus this.
 const GRPC_PORT_OFFSET: u16 = 10_000;
-const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running S3 server on loopback with one bucket; killed and its data removed when dropped.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl S3Server {
     /// Starts a server with a bucket, and returns once objects can be stored in it.
     ///
     /// # Panics
-    /// When it is not ready within a minute; shows its log.
+    /// When it is not ready in time; shows its log.
     pub fn start(bucket: &str) -> Self {
         Self::start_with(bucket, Self::ACCESS_KEY, Self::SECRET_KEY)
     }
@@ -45,7 +46,8 @@ impl S3Server {
     /// As [`S3Server::start`].
     pub fn start_with(bucket: &str, access_key: &str, secret_key: &str) -> Self {
         let data = crate::temp_dir("s3");
-        let [master, volume, filer, s3, admin] = free_ports();
+        let [master, volume, filer, s3, admin] =
+            std::array::from_fn(|_| test_port::reserve_with(&[GRPC_PORT_OFFSET]));
         let mut command = Command::new(workspace::tool("weed"));
         command
             .current_dir(data.path())
@@ -91,7 +93,7 @@ impl S3Server {
     fn wait_until_ready(&mut self, filer: u16) {
         let bucket = format!("/buckets/{}/", self.bucket);
         let port = self.port;
-        self.process.wait_until("the first stored object", READY_WITHIN, |_| {
+        self.process.wait_until("the first stored object", PATIENCE, |_| {
             let stored = http_status(filer, "PUT", "/ready", b"ready")? == 201;
             let bucket_there = http_status(filer, "GET", &bucket, b"")? == 200;
             let answers = http_status(port, "GET", "/", b"").is_some();
@@ -115,23 +117,4 @@ fn http_status(port: u16, method: &str, path: &str, body: &[u8]) -> Option<u16> 
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);
     answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
-}
-
-/// Ports that are free together with their gRPC twins.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
-    let mut ports = [0; N];
-    for slot in &mut ports {
-        *slot = loop {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-            let port = listener.local_addr().expect("a bound listener has an address").port();
-            let twin =
-                port.checked_add(GRPC_PORT_OFFSET).map(|twin| TcpListener::bind((Ipv4Addr::LOCALHOST, twin)));
-            if let Some(Ok(twin)) = twin {
-                held.extend([listener, twin]);
-                break port;
-            }
-        };
-    }
-    ports
 }

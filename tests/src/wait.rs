@@ -4,6 +4,10 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long a test waits for what must come. Long enough for a slow machine that is busy with something else: where the
+/// thing comes, this costs nothing.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 

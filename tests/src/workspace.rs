@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::process::run;
+use crate::wait::PATIENCE;
 
 /// The root of the source tree.
 pub fn root() -> &'static Path {
@@ -98,7 +98,7 @@ pub fn packages() -> Vec<Package> {
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(["metadata", "--format-version=1", "--no-deps", "--offline"]);
-    let output = run(&mut cargo, Duration::from_secs(60)).expect_success();
+    let output = run(&mut cargo, PATIENCE).expect_success();
     let metadata: Metadata = serde_json::from_str(&output.stdout).expect("cargo metadata prints JSON");
     metadata.packages
 }

@@ -39,7 +39,7 @@ async fn fixture(entries: &[(&str, Vec<u8>)]) -> Fixture {
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let hook =
-            Hook { command: vec![path.display().to_string()], timeout: std::time::Duration::from_secs(20) };
+            Hook { command: vec![path.display().to_string()], timeout: std::time::Duration::from_secs(120) };
         config.hooks.insert(HookName::new(name).unwrap(), hook);
     }
     let world = World::with(entries);

@@ -16,7 +16,7 @@ use holdfast_proto::v1::enrollment_service_server::{EnrollmentService, Enrollmen
 use holdfast_proto::v1::session_request::Message as FromAgent;
 use holdfast_proto::v1::session_response::Message as ToAgent;
 use holdfast_runtime::tls::{AcceptLimits, accept_tls, server_config};
-use holdfast_runtime::{OnEnd, Shutdown, TaskGroup};
+use holdfast_runtime::{OnEnd, Shutdown, TaskGroup, test_port};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -57,11 +57,12 @@ pub(crate) struct FakeController {
 }
 
 /// How long a test waits for something that must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl FakeController {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // One to come back to: nobody else may take it while the test keeps the controller down.
+        let listener = TcpListener::bind(("127.0.0.1", test_port::reserve())).await.unwrap();
         let controller = Self {
             ca: Arc::new(TestCa::new()),
             repository: MemoryRepository::new(),

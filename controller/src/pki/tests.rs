@@ -23,7 +23,7 @@ use crate::access::Role;
 use crate::store::{Audit, Batch, EmbeddedStore, Expect, Kind, Store, StoreSettings};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn noon() -> Timestamp {
     "2026-11-21T12:00:00Z".parse().unwrap()

@@ -6,7 +6,8 @@
 //! * [`telemetry`]: logs, traces and the trace context that crosses processes;
 //! * [`tls`]: identities, configurations and the accept loop;
 //! * [`durable_file`]: files that are whole and on the disk, or not there;
-//! * [`fail_point`]: named places where a test makes the process fail.
+//! * [`fail_point`]: named places where a test makes the process fail;
+//! * `test_port`, with the feature `test-util`: ports for the servers of tests.
 
 pub mod backoff;
 pub mod clock;
@@ -15,6 +16,8 @@ pub mod fail_point;
 pub mod shutdown;
 pub mod task_group;
 pub mod telemetry;
+#[cfg(feature = "test-util")]
+pub mod test_port;
 pub mod tls;
 
 pub use backoff::{Backoff, BackoffPolicy};

@@ -158,7 +158,7 @@ mod tests {
         let token = tasks.token().clone();
         drop(tasks.spawn("heeds", OnEnd::Finite, async move { token.cancelled().await }));
         shutdown.request(StopCause::Requested("test".to_owned()));
-        let ending = shutdown.drain(&tasks, Duration::from_secs(10)).await;
+        let ending = shutdown.drain(&tasks, Duration::from_secs(120)).await;
         assert_eq!(ending, Ending::Drained(StopCause::Requested("test".to_owned())));
     }
 

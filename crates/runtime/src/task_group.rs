@@ -332,7 +332,7 @@ mod tests {
         let (_shutdown, tasks) = group();
         assert_eq!(tasks.spawn("sum", OnEnd::Finite, async { 1 + 1 }).join().await, Ok(2));
         assert_eq!(tasks.spawn_blocking("sum", OnEnd::Finite, || 1 + 1).join().await, Ok(2));
-        assert!(tasks.join(Duration::from_secs(10)).await.is_empty());
+        assert!(tasks.join(Duration::from_secs(120)).await.is_empty());
     }
 
     #[tokio::test]
@@ -378,10 +378,10 @@ mod tests {
         }
         assert_eq!(tasks.running(), ["one", "two"]);
         one.cancel();
-        assert!(one.join(Duration::from_secs(10)).await.is_empty());
+        assert!(one.join(Duration::from_secs(120)).await.is_empty());
         assert_eq!(tasks.running(), ["two"]);
         shutdown.request(StopCause::Terminated);
-        assert!(tasks.join(Duration::from_secs(10)).await.is_empty());
+        assert!(tasks.join(Duration::from_secs(120)).await.is_empty());
     }
 
     #[tokio::test]

@@ -4,14 +4,11 @@ use std::fs::File;
 use std::io::pipe;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use holdfast_tests::Fleet;
-use holdfast_tests::wait::until;
+use holdfast_tests::wait::{PATIENCE, until};
 
 use super::add_tree;
-
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs a command line with this as its standard output; gives the exit status and what it says on standard error.
 fn run_into(command: &mut Command, arguments: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
@@ -24,7 +21,7 @@ fn run_into(command: &mut Command, arguments: &[&str], out: impl Into<Stdio>) ->
         .stderr(File::create(&said).unwrap())
         .spawn()
         .unwrap();
-    let status = until(format!("the end of {arguments:?}"), DEADLINE, || child.try_wait().unwrap());
+    let status = until(format!("the end of {arguments:?}"), PATIENCE, || child.try_wait().unwrap());
     assert_eq!(status.signal(), None, "{arguments:?}");
     (status.code(), std::fs::read_to_string(&said).unwrap())
 }

@@ -2,18 +2,16 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1::ExportRequest;
 use holdfast_runtime::Ending;
+use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{Fleet, Process, Restic, SmallDisk, assert_same_tree, run, workspace};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{add_tree, assert_failed, assert_work_goes_on, latest};
-
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A file that cannot be made smaller.
 fn write_noise(path: &Path, bytes: usize) {
@@ -27,7 +25,7 @@ fn move_onto(disk: &SmallDisk, folder: &Path) {
     let moved = disk.path().join("moved");
     let mut copy = Command::new("cp");
     copy.arg("-a").arg(folder).arg(&moved);
-    drop(run(&mut copy, DEADLINE).expect_success());
+    drop(run(&mut copy, PATIENCE).expect_success());
     std::fs::remove_dir_all(folder).unwrap();
     std::os::unix::fs::symlink(&moved, folder).unwrap();
 }
@@ -76,17 +74,18 @@ async fn a_full_state_stops_the_controller_and_nothing_acknowledged_is_lost() {
     fleet.stop_controller().await;
     move_onto(&disk, &fleet.path().join("controller"));
     fleet.start_controller().await;
-    disk.fill();
-    let mut acknowledged = 0;
-    let refused = loop {
-        let more =
-            format!("sources:\n  more-{acknowledged}: {{ engine: files, agent: a1, paths: [/srv] }}\n");
-        match fleet.apply(&more).await {
-            Ok(_) => acknowledged += 1,
-            Err(failure) => break failure,
-        }
-        assert!(acknowledged < 10_000, "a full disk takes no more");
+    // Nothing but the test writes any more: a session of the agent is a change of the state, too.
+    fleet.until_connected("a1").await;
+    let more = |name: &str, path: &str| {
+        format!("sources:\n  {name}: {{ engine: files, agent: a1, paths: [{path}] }}\n")
     };
+    let acknowledged = 20;
+    for number in 0..acknowledged {
+        fleet.apply(&more(&format!("more-{number}"), "/srv")).await.unwrap();
+    }
+    disk.fill();
+    // More than fits into what is left of the last page.
+    let refused = fleet.apply(&more("too-much", &format!("/{}", "x/".repeat(2000)))).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::StateUnavailable, "{refused}");
     assert_eq!(refused.message, "the state can no longer be written: writing the journal");
     assert!(refused.why.concat().contains("No space left on device"), "{refused}");
@@ -119,10 +118,10 @@ async fn a_full_data_folder_of_the_agent_fails_the_run_as_soon_as_that_can_be_wr
     let mut command = Command::new(workspace::binary("holdfast-agent"));
     command.args(["run", "--config"]).arg(&config);
     let mut agent = Process::start("agent", &mut command, fleet.path());
-    agent.wait_until("a session", DEADLINE, |log| log.contains("connected to the controller").then_some(()));
+    agent.wait_until("a session", PATIENCE, |log| log.contains("connected to the controller").then_some(()));
     disk.fill();
     let started = fleet.start_backup("tree", "full").await.unwrap();
-    agent.wait_until("a word about its disk", DEADLINE, |log| log.contains("[HF-5004]").then_some(()));
+    agent.wait_until("a word about its disk", PATIENCE, |log| log.contains("[HF-5004]").then_some(()));
     disk.make_room();
     let ended = fleet.ended(&started).await;
     let journal = data_dir.join("journal.json");
@@ -133,7 +132,7 @@ async fn a_full_data_folder_of_the_agent_fails_the_run_as_soon_as_that_can_be_wr
     assert_eq!(ids, [first.snapshot_id], "nothing was committed");
     // The same process goes on.
     fleet.backup_well("tree", "incremental").await;
-    assert_eq!(agent.terminate(DEADLINE).code(), Some(0));
+    assert_eq!(agent.terminate(PATIENCE).code(), Some(0));
     fleet.start_agent("a1").await;
     assert_work_goes_on(&fleet, &tree).await;
     fleet.stop().await;

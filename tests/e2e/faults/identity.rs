@@ -1,7 +1,5 @@
 //! Agents that come too late, and agents that are not who they say.
 
-use std::time::Duration;
-
 use holdfast_agent::identity::Identity;
 use holdfast_agent::{Agent, EnrollOptions, dial};
 use holdfast_model::secret::Secret;
@@ -16,7 +14,7 @@ use holdfast_proto::v1::session_request::Message as FromAgent;
 use holdfast_proto::v1::session_response::Message as ToAgent;
 use holdfast_runtime::{Clock as _, SystemClock};
 use holdfast_tests::Fleet;
-use holdfast_tests::wait::until;
+use holdfast_tests::wait::{PATIENCE, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -30,7 +28,7 @@ async fn a_token_whose_time_is_over_enrols_nobody() {
     let request = v1::CreateEnrollmentTokenRequest { agent: "late".to_owned(), ttl_seconds: 1 };
     let made = fleet.fleet().create_enrollment_token(request).await.unwrap().into_inner();
     let ends = made.not_after.unwrap();
-    until("the end of the token's life", Duration::from_secs(10), || {
+    until("the end of the token's life", PATIENCE, || {
         let now = SystemClock.now();
         let is_over = (now.as_second(), now.subsec_nanosecond()) >= (ends.seconds, ends.nanos);
         is_over.then_some(())
@@ -107,7 +105,7 @@ impl Session {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the controller answers")
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the controller answers")
     }
 
     async fn acknowledged(&mut self, seq: u64) {

@@ -227,6 +227,8 @@ fn failed(path: &Path, error: Errno) -> EngineError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn target(folder: &Path, live: &str, restored: &str) -> RestoredTarget {
@@ -289,12 +291,20 @@ mod tests {
         assert_eq!(promoted[1].kept, None);
     }
 
+    /// A folder on another file system than this one, wherever temporary folders of this machine lie.
+    fn on_another_file_system(folder: &Path) -> tempfile::TempDir {
+        let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+        let folders = ["/dev/shm", "/var/tmp", "/tmp"].map(tempfile::tempdir_in);
+        let mut others = folders.into_iter().flatten().filter(|other| device(other.path()) != device(folder));
+        others.next().expect("the machine has a second file system to write to")
+    }
+
     #[test]
     fn when_one_target_fails_none_is_swapped() {
         let (_guard, base) = folder_with(&[("a", "old"), ("a-wal", "wal"), ("a_r", "new"), ("b", "old b")]);
         let before = contents(&base);
         // Another file system: found out only when the rename is tried, after the first target was swapped.
-        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        let elsewhere = on_another_file_system(&base);
         std::fs::write(elsewhere.path().join("b_r"), "new b").unwrap();
         let mut far = target(&base, "b", "b_r");
         far.restored = elsewhere.path().join("b_r").to_str().unwrap().to_owned();

@@ -15,6 +15,9 @@ use crate::{Content, Entry, FileType, StoredSummary};
 
 mod restores;
 
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A folder with a database in it, and a scratch folder.
 struct Shop {
     _guard: tempfile::TempDir,
@@ -46,7 +49,7 @@ impl Shop {
 
     fn connect(&self) -> Connection {
         let sqlite = Connection::open(&self.path).unwrap();
-        sqlite.busy_timeout(Duration::from_secs(30)).unwrap();
+        sqlite.busy_timeout(PATIENCE).unwrap();
         sqlite
     }
 
@@ -126,7 +129,7 @@ impl Writer {
     }
 
     fn wait_for_commits(&self, count: u64) {
-        let (from, deadline) = (self.commits(), Instant::now() + Duration::from_secs(30));
+        let (from, deadline) = (self.commits(), Instant::now() + PATIENCE);
         while self.commits() < from + count {
             assert!(Instant::now() < deadline, "the writer starves");
             std::thread::yield_now();
@@ -412,7 +415,7 @@ async fn a_file_that_this_process_reads_is_not_locked_meanwhile() {
     let log = connect::identity(&shop.base.join("shop.db-wal")).unwrap();
     assert_eq!(FILE_GATE.read(log).unwrap_err(), HeldBySqlite);
     store(capture, &shop.base.join("scratch/stored.db")).await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while FILE_GATE.read(id).is_err() {
         assert!(Instant::now() < deadline, "the hold ends with the capture");
         std::thread::yield_now();

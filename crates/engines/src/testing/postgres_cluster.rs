@@ -5,7 +5,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -14,17 +13,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use holdfast_model::source::{PostgresConfig, PostgresConnect, PostgresMethod};
+use holdfast_runtime::test_port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 /// How long a server may take to start or stop.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 /// How often a state is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(10);
-/// How many free ports are tried: another process may take one between the search and the start.
-const PORT_ATTEMPTS: usize = 20;
+/// How many ports are tried: something that is no test may take one between the search and the start.
+const PORT_ATTEMPTS: usize = 5;
 /// Changes whenever a template of an older test run must not be used.
 const TEMPLATE_VERSION: u32 = 3;
 /// Where folders with sockets lie: paths of sockets hold 107 bytes at most.
@@ -124,7 +124,7 @@ impl PostgresCluster {
         assert!(self.server.is_none(), "the server runs already");
         for _ in 0..PORT_ATTEMPTS {
             if self.port == 0 {
-                self.port = free_port();
+                self.port = test_port::reserve();
             }
             if self.try_start() {
                 return;
@@ -472,10 +472,4 @@ fn run(command: &mut Command) {
 fn append(path: &Path, text: &str) {
     let mut file = File::options().append(true).open(path).expect("the folder is ours");
     io::Write::write_all(&mut file, text.as_bytes()).expect("the folder is ours");
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port on loopback");
-    listener.local_addr().expect("a bound socket has an address").port()
 }

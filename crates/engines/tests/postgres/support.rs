@@ -224,7 +224,7 @@ where
 {
     let begin = std::time::Instant::now();
     while !condition().await {
-        assert!(begin.elapsed().as_secs() < 60, "waited too long: {what}");
+        assert!(begin.elapsed().as_secs() < 120, "waited too long: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

@@ -1,12 +1,12 @@
-//! A SeaweedFS server for tests: a real S3 server on free ports, with a folder of its own, gone with its value.
+//! A SeaweedFS server for tests: a real S3 server on ports of its own, with a folder of its own, gone with its value.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_model::secret::Secret;
+use holdfast_runtime::test_port;
 
 use super::s3::{S3Options, S3Store};
 use super::{ObjectStore, StorageError};
@@ -14,6 +14,8 @@ use crate::format::ObjectName;
 
 const ACCESS_KEY: &str = "testkey";
 const SECRET_KEY: &str = "testsecret";
+/// How long a server may take to start.
+const READY_WITHIN: Duration = Duration::from_secs(120);
 /// The bucket that the server has.
 pub(crate) const BUCKET: &str = "holdfast-test";
 
@@ -28,7 +30,8 @@ impl Weed {
     /// Starts a server and waits until it stores an object.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ports = free_ports::<5>();
+        // Each part serves gRPC ten thousand above its own port.
+        let ports: [u16; 5] = std::array::from_fn(|_| test_port::reserve_with(&[10_000]));
         let process = Command::new(binary())
             .arg("mini")
             .arg(format!("-dir={}", folder.path().display()))
@@ -69,7 +72,7 @@ impl Weed {
 
     async fn wait_until_it_stores(&self) {
         let options = S3Options { retries_max: 0, ..self.options("ready") };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + READY_WITHIN;
         let mut last: Option<StorageError> = None;
         while Instant::now() < deadline {
             let store = S3Store::new(&options).unwrap();
@@ -79,7 +82,7 @@ impl Weed {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("SeaweedFS did not store an object within a minute: {last:?}");
+        panic!("SeaweedFS did not store an object in time: {last:?}");
     }
 }
 
@@ -91,24 +94,13 @@ impl Drop for Weed {
     }
 }
 
+/// The program that `make setup` put into the cache.
 fn binary() -> PathBuf {
-    let path = match std::env::var_os("HOLDFAST_TEST_WEED") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from("/root/.cache/holdfast/venv/bin/weed"),
-    };
-    assert!(path.exists(), "{} is missing: run `make setup`, or set HOLDFAST_TEST_WEED", path.display());
+    let cache = std::env::var_os("HOLDFAST_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").expect("HOME is set");
+        PathBuf::from(home).join(".cache/holdfast")
+    });
+    let path = cache.join("tools/bin/weed");
+    assert!(path.is_file(), "{} is missing: run `make setup`", path.display());
     path
-}
-
-/// Ports whose gRPC twins (ten thousand above) are free too.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
-    while held.len() < N {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            held.push((port, listener));
-        }
-    }
-    std::array::from_fn(|n| held[n].0)
 }

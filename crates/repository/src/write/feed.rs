@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::OWN_FOLDER;
 use super::failed::{Failed, out_of_order};
@@ -64,6 +65,9 @@ pub struct SnapshotWriter {
     packs: Option<mpsc::Sender<SealedPack>>,
     workers: Vec<JoinHandle<()>>,
     sink_thread: Option<JoinHandle<()>>,
+    /// Cancelled when the writer is given up: the sink is not waited for then. Whoever drops the writer may be what the
+    /// sink needs to go on, such as the only thread of a runtime.
+    given_up: CancellationToken,
 }
 
 /// A file of the folder `.holdfast`.
@@ -127,11 +131,12 @@ impl SnapshotWriter {
             packs: Some(packs),
             workers: Vec::new(),
             sink_thread: None,
+            given_up: context.cancel.child_token(),
         };
         let sink_thread = SinkThread {
             shared: Arc::clone(&shared),
             sink: context.sink,
-            cancel: context.cancel,
+            cancel: writer.given_up.clone(),
             asked,
             answered: answered_end,
             packs: packs_end,
@@ -533,6 +538,7 @@ impl SnapshotWriter {
     fn join(&mut self, abandon: bool) -> Result<(), RepositoryError> {
         if abandon {
             self.shared.fail(RepositoryError::Cancelled);
+            self.given_up.cancel();
         }
         self.jobs = None;
         self.ask = None;

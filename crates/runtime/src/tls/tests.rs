@@ -13,7 +13,7 @@ use super::*;
 use crate::shutdown::Shutdown;
 use crate::task_group::TaskGroup;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Ca(CertifiedIssuer<'static, KeyPair>);
 

@@ -125,9 +125,7 @@ async fn a_lost_answer_to_a_write_is_not_taken_for_a_conflict(server: &Weed) {
 
 #[tokio::test]
 async fn a_dead_endpoint_is_unreachable_after_the_retries() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let port = holdfast_runtime::test_port::reserve();
     let store = S3Store::new(&S3Options {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         access_key_id: Some(Secret::new("id")),
