@@ -85,8 +85,10 @@ impl Agent {
             outbox: &outbox,
             engines: &engines,
             secrets: &secrets,
+            hooks: &config.hooks,
             scratch: &scratch,
             clock: &clock,
+            tasks: &tasks,
         };
         recovery.clean_up().await?;
 

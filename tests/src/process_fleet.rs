@@ -173,6 +173,15 @@ impl ProcessFleet {
         self.apply(&yaml).await.expect("the source is good");
     }
 
+    /// Adds to the configuration of the agent, and starts it again with that.
+    pub fn configure_agent(&mut self, more: &str) {
+        self.kill(Program::Agent);
+        let file = self.path().join("agent.yaml");
+        let text = std::fs::read_to_string(&file).expect("it was written at the start");
+        write(&file, &(text + more));
+        self.restart(Program::Agent);
+    }
+
     /// The network between agent and controller.
     ///
     /// # Panics
