@@ -34,6 +34,12 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(5);
 /// How long runs may take to stop when their time to finish is over, and all the rest after them.
 const STOP_GRACE: Duration = Duration::from_secs(15);
 
+/// How long an agent takes to stop at the most, when runs may take `drain_grace` to finish. Whoever stops it must wait
+/// as long, or it is killed in the middle of its work.
+pub fn stop_limit(drain_grace: Duration) -> Duration {
+    drain_grace + DELIVERY_GRACE + 2 * STOP_GRACE
+}
+
 /// The agent.
 pub struct Agent;
 
@@ -79,8 +85,10 @@ impl Agent {
             outbox: &outbox,
             engines: &engines,
             secrets: &secrets,
+            hooks: &config.hooks,
             scratch: &scratch,
             clock: &clock,
+            tasks: &tasks,
         };
         recovery.clean_up().await?;
 
@@ -185,7 +193,7 @@ impl RunningAgent {
 
     /// Waits until something stops the agent, and for its end.
     pub async fn ended(self) -> Ending {
-        self.shutdown.drain(&self.tasks, self.grace + DELIVERY_GRACE + 2 * STOP_GRACE).await
+        self.shutdown.drain(&self.tasks, stop_limit(self.grace)).await
     }
 }
 

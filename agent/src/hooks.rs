@@ -69,6 +69,11 @@ impl RunHooks {
         })
     }
 
+    /// The hook that follows the work.
+    pub fn name_of_after(&self) -> Option<&HookName> {
+        self.after.as_ref().map(|(name, _)| name)
+    }
+
     /// Runs the hook that must succeed before the work may begin. A cancelled run cancels it.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_model::ids::{Attempt, RunId};
+use holdfast_model::ids::{Attempt, HookName, RunId};
 use holdfast_model::restore::{RestoreReport, RestoredTarget};
 use holdfast_model::run::RunSpec;
 use holdfast_model::source::Source;
@@ -94,6 +94,16 @@ pub struct JournalEntry {
     /// What is about to take the place of live data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<Promotion>,
+    /// The hook that is still to be run, since the one before it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_hook: Option<HookName>,
+}
+
+impl JournalEntry {
+    /// What is known when a run begins.
+    pub fn new(run: RunId, attempt: Attempt, spec: RunSpec, source: Source) -> Self {
+        Self { run, attempt, spec, source, unfinished: Vec::new(), promotion: None, after_hook: None }
+    }
 }
 
 /// A promotion, as it is written down before the first rename: enough to bring it to an end whatever happens.
@@ -193,6 +203,19 @@ impl Journal {
         self.change_runs(move |runs| {
             if let Some(entry) = runs.get_mut(&run) {
                 entry.promotion = Some(promotion);
+            }
+        })
+        .await
+    }
+
+    /// The hook that a run has to run whatever becomes of it; none when it has. Durable when this returns.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn owe_hook(&self, run: RunId, hook: Option<HookName>) -> Result<(), JournalError> {
+        self.change_runs(move |runs| {
+            if let Some(entry) = runs.get_mut(&run) {
+                entry.after_hook = hook;
             }
         })
         .await
@@ -318,14 +341,9 @@ mod tests {
             "kind": "backup", "source": "shop", "repository": "main", "snapshot_type": "full", "milestone": null
         });
         let source = serde_json::json!({ "engine": "files", "agent": "a", "paths": ["/srv"] });
-        JournalEntry {
-            run: RunId::at(u64::from(n), [n; 10]),
-            attempt: Attempt(1),
-            spec: serde_json::from_value(spec).unwrap(),
-            source: serde_json::from_value(source).unwrap(),
-            unfinished: Vec::new(),
-            promotion: None,
-        }
+        let spec = serde_json::from_value(spec).unwrap();
+        let source = serde_json::from_value(source).unwrap();
+        JournalEntry::new(RunId::at(u64::from(n), [n; 10]), Attempt(1), spec, source)
     }
 
     fn target(name: &str) -> RestoredTarget {

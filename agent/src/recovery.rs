@@ -1,22 +1,28 @@
 //! After a restart: what runs left behind is removed. Their processes are gone with the agent; what they had not yet
 //! reported does not count, and the controller learns from the first message that they are not in hand any more. But a
-//! promotion that was under way is brought to an end, and reported when the live data was replaced.
+//! promotion that was under way is brought to an end, and reported when the live data was replaced; and a hook that is
+//! still to be run, since the one before it began, is run before anything else is done with its source.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engines::{EngineContext, EngineError, RunLog, SecretResolver};
 use holdfast_model::Failure;
+use holdfast_model::ids::HookName;
 use holdfast_model::restore::{Placement, RestoreReport};
 use holdfast_model::run::RunSpec;
+use holdfast_model::source::Hooks;
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
-use holdfast_runtime::{SharedClock, durable_file};
+use holdfast_runtime::{SharedClock, TaskGroup, durable_file, fail_point};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Hook;
 use crate::engines::EngineFactory;
 use crate::extraction;
+use crate::hooks::RunHooks;
 use crate::journal::{Journal, JournalEntry, Promotion};
 use crate::outbox::Outbox;
 use crate::run_log::RunLogger;
@@ -30,8 +36,10 @@ pub(crate) struct Recovery<'a> {
     pub(crate) outbox: &'a Outbox,
     pub(crate) engines: &'a EngineFactory,
     pub(crate) secrets: &'a Arc<dyn SecretResolver>,
+    pub(crate) hooks: &'a BTreeMap<HookName, Hook>,
     pub(crate) scratch: &'a Path,
     pub(crate) clock: &'a SharedClock,
+    pub(crate) tasks: &'a TaskGroup,
 }
 
 struct RecoveryLog;
@@ -47,8 +55,8 @@ impl RunLog for RecoveryLog {
 }
 
 impl Recovery<'_> {
-    /// Removes all scratch files, and what unfinished restores made. What cannot be removed now is tried again at the
-    /// next start, and said.
+    /// Removes all scratch files, and what unfinished restores made, and runs the hooks that are still to be run. What
+    /// cannot be removed now is tried again at the next start, and said.
     ///
     /// # Errors
     /// When the scratch folder or the journal cannot be written.
@@ -64,9 +72,19 @@ impl Recovery<'_> {
         })?;
         for entry in self.journal.runs() {
             tracing::info!(run = %entry.run, attempt = %entry.attempt, "the agent ended during this run");
+            let log = RunLogger::new(entry.run, entry.attempt, self.clock.clone());
             let put_right = match &entry.promotion {
-                Some(promotion) => self.settle(&entry, promotion).await,
-                None => self.remove_unfinished(&entry).await,
+                Some(promotion) => self.settle(&entry, promotion, &log).await,
+                None => self.remove_unfinished(&entry).await.map(|()| None),
+            };
+            // Whatever came of it, as at the end of a run that fails.
+            self.run_owed_hook(&entry, &log).await?;
+            if let Err(error) = log.flush(self.outbox).await {
+                tracing::warn!(run = %entry.run, %error, "lines of its log are lost");
+            }
+            let put_right = match put_right {
+                Ok(report) => self.report(&entry, report, &log).await,
+                Err(failure) => Err(failure),
             };
             match put_right {
                 Ok(()) => self.journal.end(entry.run, entry.attempt).await?,
@@ -78,6 +96,22 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Starts what a hook had stopped when the agent ended. That is a warning in the log of the run, and so is its
+    /// failure.
+    async fn run_owed_hook(&self, entry: &JournalEntry, log: &RunLogger) -> Result<(), Failure> {
+        let Some(name) = &entry.after_hook else { return Ok(()) };
+        log.warn(&format!("the agent ended before it ran the hook {name}, which is run now"));
+        let wanted = Hooks { before: None, after: Some(name.clone()) };
+        // What a journal names are the hooks around the data of a source.
+        let source = entry.spec.source().expect("only runs of a source have hooks");
+        match RunHooks::resolve(&wanted, self.hooks, entry.run, source, self.tasks) {
+            Ok(hooks) => hooks.after(log).await,
+            Err(failure) => log.warn(&failure.to_string()),
+        }
+        fail_point::hit("agent-after-owed-hook");
+        Ok(self.journal.owe_hook(entry.run, None).await?)
     }
 
     async fn remove_unfinished(&self, entry: &JournalEntry) -> Result<(), Failure> {
@@ -104,27 +138,39 @@ impl Recovery<'_> {
         self.in_time(&context, engine.discard(&entry.unfinished, &context)).await
     }
 
-    /// Brings a promotion to an end. One that was done is reported as what it is: the data that is live now is the
-    /// restored, and what it replaced can be discarded.
-    async fn settle(&self, entry: &JournalEntry, promotion: &Promotion) -> Result<(), Failure> {
+    /// Brings a promotion to an end. One that was done has a report: the data that is live now is the restored, and what
+    /// it replaced can be discarded.
+    async fn settle(
+        &self,
+        entry: &JournalEntry,
+        promotion: &Promotion,
+        log: &RunLogger,
+    ) -> Result<Option<RestoreReport>, Failure> {
         let context = self.context();
         let engine = (self.engines)(&entry.source);
         let Promotion { restore, report, marks, stamp } = promotion;
         let settling = engine.settle(&report.targets, marks, stamp, &context);
         let Some(targets) = self.in_time(&context, settling).await? else {
-            tracing::warn!(run = %entry.run, "the live data was not replaced; what was restored is kept");
-            return Ok(());
+            log.warn("the agent ended before the live data was replaced; what was restored is kept");
+            return Ok(None);
         };
         self.journal.promoted(*restore, &targets).await?;
-        if self.outbox.ended_runs().contains(&(entry.run, entry.attempt)) {
-            return Ok(());
+        log.warn("the agent ended while it replaced the live data: it is replaced");
+        Ok(Some(RestoreReport { targets, ..report.clone() }))
+    }
+
+    async fn report(
+        &self,
+        entry: &JournalEntry,
+        report: Option<RestoreReport>,
+        log: &RunLogger,
+    ) -> Result<(), Failure> {
+        let is_reported = self.outbox.ended_runs().contains(&(entry.run, entry.attempt));
+        if let Some(report) = report.filter(|_| !is_reported) {
+            let restored_json = document(&report);
+            let finished = v1::Finished { warnings: log.warnings(), restored_json, progress: None };
+            self.outbox.append(entry.run, entry.attempt, v1::fact::Event::Finished(finished)).await?;
         }
-        let log = RunLogger::new(entry.run, entry.attempt, self.clock.clone());
-        log.warn("the agent ended while it replaced the live data: it is replaced, the hook after it may not have run");
-        log.flush(self.outbox).await?;
-        let restored_json = document(&RestoreReport { targets, ..report.clone() });
-        let finished = v1::Finished { warnings: log.warnings(), restored_json, progress: None };
-        self.outbox.append(entry.run, entry.attempt, v1::fact::Event::Finished(finished)).await?;
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! What runs do, one file per kind.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use holdfast_engines::{Engine, EngineContext, SecretResolver};
 use holdfast_model::run::RunSpec;
 use holdfast_model::{ErrorCode, Failure};
@@ -14,7 +16,7 @@ use holdfast_repository::config::Config;
 use holdfast_repository::crypto::{MASTER_KEY_BYTES, MasterKey, Sealer};
 use holdfast_repository::id::{BlobId, RepositoryId};
 use holdfast_repository::polynomial::Polynomial;
-use holdfast_runtime::{Clock, SharedClock};
+use holdfast_runtime::{Clock, SharedClock, fail_point};
 use zeroize::{Zeroize as _, Zeroizing};
 
 mod backup;
@@ -101,6 +103,33 @@ impl Job<'_> {
     fn hooks(&self, source: &holdfast_model::ids::SourceName) -> Result<RunHooks, Failure> {
         let wanted = &self.assignment.source.hooks;
         RunHooks::resolve(wanted, &self.worker.config.hooks, self.context.run, source, &self.context.tasks)
+    }
+
+    /// Does work between the hooks. The one after follows whatever becomes of the one before and of the work, also when a
+    /// defect ends it; that it is to be run is in the journal first, so that it also follows the death of the agent.
+    async fn between_hooks<T>(
+        &self,
+        hooks: &RunHooks,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let (context, journal) = (self.context, &self.worker.journal);
+        if let Some(name) = hooks.name_of_after() {
+            journal.owe_hook(context.run, Some(name.clone())).await?;
+        }
+        let done = async {
+            hooks.before(&context.log, &context.cancel).await?;
+            fail_point::hit("agent-after-hook-before");
+            work.await
+        };
+        let done = AssertUnwindSafe(done).catch_unwind().await;
+        hooks.after(&context.log).await;
+        fail_point::hit("agent-after-hook-after");
+        if hooks.name_of_after().is_some()
+            && let Err(error) = journal.owe_hook(context.run, None).await
+        {
+            tracing::warn!(%error, "it could not be noted that the hook was run; a restarted agent runs it again");
+        }
+        done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn data_plane(&self) -> DataPlane {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use holdfast_model::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, SourceName};
 use holdfast_model::manifest::Manifest;
-use holdfast_model::run::SnapshotType;
+use holdfast_model::run::{Run, SnapshotType};
 use holdfast_model::snapshot::{Proof, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::snapshot::SnapshotObject;
@@ -121,16 +121,15 @@ impl Catalog {
         let mut before: Option<String> = None;
         loop {
             let page = self.records.snapshots_before(Some(source.as_str()), before.as_deref(), 100).await?;
-            let last = page.last().map(|(_, place)| place.clone());
-            let full = page.len() == 100;
+            let Some((_, last)) = page.last() else { return Ok(None) };
+            before = Some(last.clone());
             let found = page
                 .into_iter()
                 .map(|(record, _)| record)
                 .find(|record| repository.is_none_or(|name| record.repository == *name) && accept(record));
-            if found.is_some() || !full {
+            if found.is_some() {
                 return Ok(found);
             }
-            before = last;
         }
     }
 
@@ -220,18 +219,29 @@ impl Catalog {
         }
     }
 
-    /// The snapshot that a run committed, as its repository knows it.
+    /// The snapshot that a run committed with whichever attempt, as its repository knows it.
     ///
     /// # Errors
     /// Those of the repository and the state.
     pub async fn committed_by(
         &self,
         repository: &Arc<OpenRepository>,
-        run: RunId,
+        run: &Run,
     ) -> Result<Option<SnapshotRecord>, Failure> {
         self.sync(repository).await?;
-        let recent = self.records.snapshots_before(None, None, 500).await?;
-        Ok(recent.into_iter().map(|(record, _)| record).find(|record| record.run == Some(run)))
+        self.of_run(&repository.name, run).await
+    }
+
+    /// The snapshot of a run that the catalog knows. Its time says nothing: clocks may have jumped since.
+    async fn of_run(
+        &self,
+        repository: &RepositoryName,
+        run: &Run,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        match run.spec.source() {
+            Some(source) => self.latest(source, Some(repository), |record| record.run == Some(run.id)).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -273,7 +283,14 @@ pub fn describe(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use holdfast_runtime::{Clock as _, ManualClock, Shutdown, TaskGroup};
+    use jiff::SignedDuration;
+
     use super::*;
+    use crate::run_lifecycle::{NewRun, RunLifecycle};
+    use crate::store::{EmbeddedStore, StoreSettings};
 
     #[test]
     fn tags_read_back_as_written() {
@@ -286,6 +303,60 @@ mod tests {
             agent: Some(AgentName::new("db1").unwrap()),
         };
         assert_eq!(Tags::read(&tags.write()), tags);
+    }
+
+    /// A snapshot of source `shop` in repository `main`.
+    fn snapshot(number: u16, run: Option<RunId>, committed_at: Timestamp) -> SnapshotRecord {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        let tags = Tags { ours: true, source: Some("shop".parse().unwrap()), run, ..Tags::default() };
+        let object = serde_json::json!({
+            "time": committed_at, "tree": "00".repeat(32), "paths": ["/srv"], "hostname": "db1", "tags": tags.write()
+        });
+        let object: SnapshotObject = serde_json::from_value(object).unwrap();
+        describe(SnapshotId(id), &"main".parse().unwrap(), &object, None)
+    }
+
+    #[tokio::test]
+    async fn the_snapshot_of_a_run_is_found_among_many_with_a_later_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let settings = StoreSettings::new(folder.path());
+        let records = Records::new(EmbeddedStore::open(settings, clock.shared(), &tasks).unwrap());
+        let mut batch = Batch::new("test", "test", "test");
+        // Of a clock that was a day ahead.
+        for number in 0..700 {
+            let run = RunId::at(u64::from(number), [1; 10]);
+            let at = clock.now() + SignedDuration::from_hours(24) + SignedDuration::from_secs(number.into());
+            batch = batch.put_snapshot(&snapshot(number, Some(run), at));
+        }
+        let spec = serde_json::json!({
+            "kind": "backup", "source": "shop", "repository": "main", "snapshot_type": "full", "milestone": null
+        });
+        let lifecycle =
+            RunLifecycle::load(records.clone(), clock.shared(), Duration::from_secs(30), 10).await.unwrap();
+        let new = NewRun {
+            spec: serde_json::from_value(spec).unwrap(),
+            agent: None,
+            requested_by: "test".to_owned(),
+            traceparent: None,
+            retry_of: None,
+        };
+        let batch_of_run = Batch::new("test", "test", "test");
+        let run = lifecycle.queue(vec![new], batch_of_run, |batch, _| batch).await.unwrap().remove(0);
+        let committed = snapshot(700, Some(run.id), clock.now());
+        // Another repository may hold a copy of it.
+        let copy = SnapshotRecord {
+            repository: "copies".parse().unwrap(),
+            ..snapshot(701, Some(run.id), clock.now() + SignedDuration::from_secs(1))
+        };
+        records.commit(batch.put_snapshot(&copy)).await.unwrap();
+        let catalog = Catalog::new(records.clone());
+        let repository = "main".parse().unwrap();
+        assert_eq!(catalog.of_run(&repository, &run).await.unwrap(), None);
+        records.commit(Batch::new("test", "test", "test").put_snapshot(&committed)).await.unwrap();
+        assert_eq!(catalog.of_run(&repository, &run).await.unwrap(), Some(committed));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Core {
         match run.spec.repository() {
             Some(name) if run.state.phase == Phase::Committing && run.snapshot.is_none() => {
                 let repository = self.repository(name).await?;
-                let found = self.catalog.committed_by(&repository, run.id).await?;
+                let found = self.catalog.committed_by(&repository, run).await?;
                 Ok(found.map(|record| record.id))
             }
             _ => Ok(run.snapshot),

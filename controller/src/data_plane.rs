@@ -180,7 +180,7 @@ impl DataPlane {
         }
         // An earlier request may have got as far as the snapshot before something failed.
         let earlier = match guard.may_be_made() {
-            true => self.core.catalog.committed_by(&repository, granted.run.id).await?,
+            true => self.core.catalog.committed_by(&repository, &granted.run).await?,
             false => None,
         };
         let record = match earlier {

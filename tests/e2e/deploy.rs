@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use holdfast_agent::agent::stop_limit;
 use holdfast_agent::config::AgentConfig;
-use holdfast_controller::ControllerConfig;
+use holdfast_controller::{ControllerConfig, STOP_GRACE};
 use holdfast_model::fleet::{Fleet, FleetFile, read_fleet};
 use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{run, temp_dir, workspace};
@@ -49,6 +50,25 @@ fn the_example_of_the_agent_is_valid() {
     assert!(config.data_dir.starts_with("/var/lib/holdfast-agent"), "the unit can write nowhere else");
     // The example fleet names these.
     assert_eq!(config.hooks.len(), 2);
+}
+
+/// The value of a setting of a unit that is given in seconds.
+fn seconds_in_unit(name: &str, setting: &str) -> Duration {
+    let text = fs::read_to_string(deploy().join("systemd").join(name)).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(setting)?.strip_prefix('='));
+    let seconds = value.and_then(|value| value.strip_suffix('s')?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or_else(|| panic!("{name} has no {setting} in seconds")))
+}
+
+#[test]
+fn units_give_programs_the_time_that_they_take_to_stop() {
+    let text = fs::read_to_string(deploy().join("agent.yaml")).unwrap();
+    let agent = AgentConfig::read("agent.yaml", &text, []).unwrap();
+    let limits = [STOP_GRACE, stop_limit(agent.drain_grace)];
+    for (name, taken) in UNITS.iter().zip(limits) {
+        let given = seconds_in_unit(name, "TimeoutStopSec");
+        assert!(given > taken, "{name} is killed after {given:?}, it may take {taken:?} to stop");
+    }
 }
 
 /// A unit with its program replaced by one that exists on every machine.

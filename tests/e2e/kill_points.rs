@@ -53,7 +53,7 @@ impl Campaign {
     }
 
     fn acknowledge(&mut self, run: v1::Run) {
-        let copied = self.fleet.path().join(format!("copy-{}", self.rounds));
+        let copied = self.fleet.path().join(format!("copy-{}", self.acknowledged.len()));
         copy(&self.tree, &copied);
         self.acknowledged.push((run.snapshot_id, copied));
     }
@@ -78,6 +78,28 @@ impl Campaign {
         assert_eq!(ended.phase, "succeeded", "{way:?}: {ended:?}\n{log}");
         self.acknowledge(ended);
         note(&format!("{:>5} ms  killed at {}", began.elapsed().as_millis(), way.join(", then ")));
+    }
+
+    /// Asks the controller to stop and kills it on the way to its end; the next backup goes on from what it left.
+    async fn die_stopping(&mut self, place: &'static str) {
+        self.rounds += 1;
+        change(&self.tree, self.rounds);
+        let before = self.fleet.backup_well("tree", "incremental").await;
+        self.acknowledge(before);
+        let hold = self.fleet.hold(place);
+        self.fleet.ask_to_stop(Program::Controller);
+        self.fleet.is_held(&hold).await;
+        self.fleet.kill(Program::Controller);
+        drop(hold);
+        self.fleet.restart(Program::Controller);
+        let request = request(self.rounds);
+        let run = until_async("the next backup", LIMIT, async || start(&self.fleet, &request).await).await;
+        let ended = self.fleet.ended(&run).await;
+        assert_eq!(ended.phase, "succeeded", "{place}: {ended:?}");
+        let added = ended.progress.as_ref().map_or(0, |progress| progress.bytes_new);
+        assert!(added < 10_000, "{place}: what was there is not known any more: {ended:?}");
+        self.acknowledge(ended);
+        note(&format!("killed at {place}"));
     }
 
     /// The next backup succeeds, and everything that was acknowledged comes back bit by bit.
@@ -163,6 +185,12 @@ async fn an_agent_may_die_at_every_step_of_a_backup() {
         &["agent-after-commit-snapshot", "agent-outbox-fsync"],
         &["agent-journal-before-end"],
         &["agent-journal-before-end", "agent-journal-write"],
+        // Of the file of the journal.
+        &["agent:durable-file-before-fsync"],
+        &["agent:durable-file-before-rename"],
+        &["agent:durable-file-before-folder-fsync"],
+        &["agent:durable-file-done"],
+        &["agent-journal-before-end", "agent:durable-file-before-rename"],
     ])
     .await;
 }
@@ -210,4 +238,21 @@ async fn a_controller_may_die_at_every_step_of_a_change_of_its_state() {
         &["controller-after-snapshot", "view-after-apply"],
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_may_die_at_every_step_of_its_stop() {
+    let places = [
+        // Of the segment that the recent blobs become, and of the marker that says so.
+        "durable-file-before-fsync",
+        "durable-file-before-rename",
+        "durable-file-before-folder-fsync",
+        "blob-index-after-segment",
+        "durable-file-done",
+    ];
+    let mut campaign = Campaign::start(places).await;
+    for place in places {
+        campaign.die_stopping(place).await;
+    }
+    campaign.prove().await;
 }

@@ -65,18 +65,6 @@ async fn ended_after_kill(fleet: &mut ProcessFleet, run: v1::Run, way: &[&'stati
     ended.unwrap_or_else(|_| panic!("{way:?}: the run lasts longer than its lease and 30 s"))
 }
 
-async fn start_restore(fleet: &ProcessFleet, request: v1::PlanRestoreRequest) -> v1::Run {
-    let plan = fleet.plan(request).await.unwrap();
-    assert!(plan.obstacles.is_empty(), "{:?}", plan.obstacles);
-    let request = v1::RunRestoreRequest {
-        idempotency_key: String::new(),
-        plan_id: plan.plan_id,
-        confirm: plan.confirm_with,
-        reason: "a test".to_owned(),
-    };
-    fleet.restores().run(request).await.unwrap().into_inner().run.unwrap()
-}
-
 async fn discard(fleet: &ProcessFleet, run: &v1::Run, source: &str) {
     let request = v1::DiscardRestoreRequest {
         run_id: run.id.clone(),
@@ -133,7 +121,7 @@ async fn an_agent_may_die_at_every_step_of_a_restore_in_place() {
         std::fs::write(tree.join("lost otherwise"), format!("of round {round}")).unwrap();
         let damaged = fleet.path().join(format!("damaged-{round}"));
         copy(&tree, &damaged);
-        let run = start_restore(&fleet, in_place("tree")).await;
+        let run = fleet.start_restore(in_place("tree")).await.unwrap();
         let run = ended_after_kill(&mut fleet, run, way).await;
         expect_outcome(&run, outcome, way);
         match outcome {
@@ -199,7 +187,7 @@ async fn a_database_is_the_former_or_the_restored_when_the_agent_dies_around_the
         [(["agent-before-promote"], Outcome::Untouched), (["agent-after-promote"], Outcome::Replaced)]
     {
         cluster.psql("shop", "DELETE FROM orders WHERE id > 100");
-        let run = start_restore(&fleet, in_place("pg")).await;
+        let run = fleet.start_restore(in_place("pg")).await.unwrap();
         let run = ended_after_kill(&mut fleet, run, &way).await;
         expect_outcome(&run, outcome, &way);
         if outcome == Outcome::Replaced {

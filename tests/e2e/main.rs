@@ -15,6 +15,7 @@ mod faults;
 mod files;
 mod harness;
 mod index;
+mod kill_hooks;
 mod kill_points;
 mod kill_restores;
 mod kills;

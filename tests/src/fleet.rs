@@ -410,11 +410,11 @@ impl Operator {
             .map_err(|status| from_status(&status))
     }
 
-    /// Plans a restore, runs the plan and waits for the end.
+    /// Plans a restore and queues it.
     ///
     /// # Errors
-    /// What the controller says before the run is queued.
-    pub async fn restore(&self, request: v1::PlanRestoreRequest) -> Result<v1::Run, Failure> {
+    /// What the controller says.
+    pub async fn start_restore(&self, request: v1::PlanRestoreRequest) -> Result<v1::Run, Failure> {
         let plan = self.plan(request).await?;
         let request = v1::RunRestoreRequest {
             idempotency_key: String::new(),
@@ -423,7 +423,15 @@ impl Operator {
             reason: "a test".to_owned(),
         };
         let reply = self.restores().run(request).await.map_err(|status| from_status(&status))?;
-        Ok(self.ended(&reply.into_inner().run.expect("a reply has its run")).await)
+        Ok(reply.into_inner().run.expect("a reply has its run"))
+    }
+
+    /// Plans a restore, runs the plan and waits for the end.
+    ///
+    /// # Errors
+    /// What the controller says before the run is queued.
+    pub async fn restore(&self, request: v1::PlanRestoreRequest) -> Result<v1::Run, Failure> {
+        Ok(self.ended(&self.start_restore(request).await?).await)
     }
 
     /// Restores; it must succeed.

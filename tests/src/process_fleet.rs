@@ -12,6 +12,7 @@ use holdfast_model::secret::Secret;
 use holdfast_proto::v1;
 use holdfast_runtime::fail_point;
 use holdfast_runtime::tls::install_crypto_provider;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::fleet::{Operator, REPOSITORY_PASSWORD};
@@ -40,7 +41,8 @@ pub enum Program {
 }
 
 impl Program {
-    /// Which program it is that comes to this place.
+    /// Which program it is that comes to this place. A place that both come to is the controller's, and the agent's as
+    /// `agent:PLACE`.
     pub fn at(place: &str) -> Self {
         if place.starts_with("agent") { Program::Agent } else { Program::Controller }
     }
@@ -69,6 +71,11 @@ impl std::ops::Deref for ProcessFleet {
     fn deref(&self) -> &Operator {
         &self.operator
     }
+}
+
+/// The name of a place in the program that comes to it.
+fn bare(place: &str) -> &str {
+    place.strip_prefix("agent:").unwrap_or(place)
 }
 
 /// Holds a program at a place for as long as it exists.
@@ -179,6 +186,15 @@ impl ProcessFleet {
         self.apply(&yaml).await.expect("the source is good");
     }
 
+    /// Adds to the configuration of the agent, and starts it again with that.
+    pub fn configure_agent(&mut self, more: &str) {
+        self.kill(Program::Agent);
+        let file = self.path().join("agent.yaml");
+        let text = std::fs::read_to_string(&file).expect("it was written at the start");
+        write(&file, &(text + more));
+        self.restart(Program::Agent);
+    }
+
     /// The network between agent and controller.
     ///
     /// # Panics
@@ -192,6 +208,14 @@ impl ProcessFleet {
         match program {
             Program::Controller => self.controller.kill(),
             Program::Agent => self.agent.kill(),
+        }
+    }
+
+    /// Asks a program to stop, as a service manager does, and does not wait for it.
+    pub fn ask_to_stop(&mut self, program: Program) {
+        match program {
+            Program::Controller => self.controller.signal(Signal::TERM),
+            Program::Agent => self.agent.signal(Signal::TERM),
         }
     }
 
@@ -244,7 +268,7 @@ impl ProcessFleet {
     /// How often programs came to this place so far.
     pub fn times_at(&self, place: &str) -> usize {
         let record = std::fs::read_to_string(record_file(self.path(), Program::at(place)));
-        record.unwrap_or_default().lines().filter(|line| *line == place).count()
+        record.unwrap_or_default().lines().filter(|line| *line == bare(place)).count()
     }
 }
 
@@ -255,7 +279,8 @@ fn start(program: Program, path: &Path, places: &[&'static str]) -> Process {
     let mut armed = String::new();
     for place in places.iter().filter(|place| Program::at(place) == program) {
         let file = hold_file(path, program, place);
-        write!(armed, "{place}=pause:{}|", file.display()).expect("a string takes all that is written");
+        write!(armed, "{}=pause:{}|", bare(place), file.display())
+            .expect("a string takes all that is written");
     }
     command.env(fail_point::ENVIRONMENT_VARIABLE, armed);
     command.env(fail_point::RECORD_VARIABLE, record_file(path, program));
@@ -263,7 +288,7 @@ fn start(program: Program, path: &Path, places: &[&'static str]) -> Process {
 }
 
 fn hold_file(path: &Path, program: Program, place: &str) -> PathBuf {
-    path.join("hold").join(format!("{}.{place}", program.name()))
+    path.join("hold").join(format!("{}.{}", program.name(), bare(place)))
 }
 
 fn record_file(path: &Path, program: Program) -> PathBuf {

@@ -75,17 +75,8 @@ impl AttemptTask {
             Failure::new(ErrorCode::AgentSpoolFull, format!("{} cannot be made", scratch.display()))
                 .because(error.to_string())
         })?;
-        parts
-            .journal
-            .begin(JournalEntry {
-                run,
-                attempt,
-                spec: self.assignment.spec.clone(),
-                source: self.assignment.source.clone(),
-                unfinished: Vec::new(),
-                promotion: None,
-            })
-            .await?;
+        let (spec, source) = (self.assignment.spec.clone(), self.assignment.source.clone());
+        parts.journal.begin(JournalEntry::new(run, attempt, spec, source)).await?;
         parts.outbox.append(run, attempt, Event::Started(v1::Started {})).await?;
         let context = RunContext {
             run,

@@ -39,11 +39,8 @@ pub(super) async fn run(
     let repository = OpenedRepository::read(plane.open_repository().await?)?;
     let writer = writer(job, &plane, &repository, source, snapshot_type).await?;
 
-    hooks.before(&context.log, &context.cancel).await?;
-    let captured = capture(job, writer).await;
     // What the hook stopped is started again as soon as the view was read, before the rest is sent.
-    hooks.after(&context.log).await;
-    let captured = captured?;
+    let captured = job.between_hooks(&hooks, capture(job, writer)).await?;
 
     warn_of_unreadable(job, &captured.manifest);
     context.counters.enter("uploading");

@@ -114,19 +114,21 @@ async fn restore_delta(
             .at_stake("nothing was touched"));
     }
     job.worker.journal.remember(context.run, preview.targets.clone()).await?;
-    hooks.before(&context.log, &context.cancel).await?;
-    context.counters.enter("restoring");
-    fail_point::hit("agent-before-restore");
-    let restored = engine.restore(order, contents, &engine_context).await;
-    fail_point::hit("agent-after-restore");
-    hooks.after(&context.log).await;
-    restored.map_err(|error| {
-        let kept: Vec<&str> = preview.targets.iter().filter_map(|target| target.kept.as_deref()).collect();
-        Failure::from(error).at_stake(format!(
-            "the live data is partly restored: run the restore again; what it replaced so far is kept in {}",
-            kept.join(", ")
-        ))
-    })
+    let restoring = async {
+        context.counters.enter("restoring");
+        fail_point::hit("agent-before-restore");
+        let restored = engine.restore(order, contents, &engine_context).await;
+        fail_point::hit("agent-after-restore");
+        restored.map_err(|error| {
+            let kept: Vec<&str> =
+                preview.targets.iter().filter_map(|target| target.kept.as_deref()).collect();
+            Failure::from(error).at_stake(format!(
+                "the live data is partly restored: run the restore again; what it replaced so far is kept in {}",
+                kept.join(", ")
+            ))
+        })
+    };
+    job.between_hooks(hooks, restoring).await
 }
 
 /// Swaps what was restored into the place of the live data, between the hooks.
@@ -154,8 +156,7 @@ pub(super) async fn swap(
 ) -> Result<RestoreReport, Failure> {
     let (context, journal) = (job.context, &job.worker.journal);
     let (engine, engine_context, stamp) = (job.engine(), job.engine_context(), job.stamp());
-    hooks.before(&context.log, &context.cancel).await?;
-    let swapped = async {
+    let swapping = async {
         let marks = engine.marks(&report.targets, &engine_context).await?;
         let promotion = Promotion { restore, report: report.clone(), marks, stamp: stamp.clone() };
         journal.promoting(context.run, promotion).await?;
@@ -163,11 +164,9 @@ pub(super) async fn swap(
         let promoted = engine.promote(&report.targets, &stamp, &engine_context).await?;
         fail_point::hit("agent-after-promote");
         journal.promoted(restore, &promoted).await?;
-        Ok::<_, Failure>(promoted)
-    }
-    .await;
-    hooks.after(&context.log).await;
-    let promoted = swapped?;
+        Ok(promoted)
+    };
+    let promoted = job.between_hooks(hooks, swapping).await?;
     for target in &promoted {
         if let Some(kept) = &target.kept {
             context

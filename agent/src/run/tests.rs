@@ -236,6 +236,16 @@ async fn a_hook_before_that_fails_keeps_the_capture_from_being_opened() {
     assert_eq!(failed(fixture.backup(1).await), "HF-5002 hook stop failed");
     assert!(fixture.world.events.lock().is_empty());
     assert!(fixture.committed().is_empty());
+    assert_eq!(fixture.hooks_that_ran(), "stop start ", "what it may have stopped is started");
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hook_after_runs_also_when_a_defect_ends_the_capture() {
+    let fixture = fixture(&texts()).await;
+    *fixture.world.capture_panics.lock() = true;
+    assert_eq!(failed(fixture.backup(1).await), "HF-4017 the run ended by a defect");
+    assert_eq!(fixture.hooks_that_ran(), "stop start ");
     fixture.stop().await;
 }
 

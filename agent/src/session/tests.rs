@@ -128,13 +128,12 @@ async fn what_an_interrupted_restore_left_is_removed_and_the_run_is_not_in_hand(
     });
     let source = serde_json::json!({ "engine": "files", "agent": "db1", "paths": ["/srv"] });
     let target = serde_json::json!({ "part": "shop", "restored": "shop_restored", "live": "shop" });
+    let spec = serde_json::from_value(spec).unwrap();
+    let source = serde_json::from_value(source).unwrap();
+    let attempt = holdfast_model::ids::Attempt(1);
     let entry = JournalEntry {
-        run: run(1).parse().unwrap(),
-        attempt: holdfast_model::ids::Attempt(1),
-        spec: serde_json::from_value(spec).unwrap(),
-        source: serde_json::from_value(source).unwrap(),
         unfinished: vec![serde_json::from_value(target).unwrap()],
-        promotion: None,
+        ..JournalEntry::new(run(1).parse().unwrap(), attempt, spec, source)
     };
     journal.begin(entry).await.unwrap();
     std::fs::create_dir_all(folder.path().join("scratch/leftover")).unwrap();

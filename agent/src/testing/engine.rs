@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) beside: Mutex<BTreeMap<String, BTreeMap<String, Vec<u8>>>>,
     /// The capture ends with this error instead of a manifest.
     pub(crate) capture_fails: Mutex<Option<(ErrorCode, String)>>,
+    /// The capture panics at its end.
+    pub(crate) capture_panics: Mutex<bool>,
     /// A stream never ends until the run is cancelled.
     pub(crate) hangs: Mutex<bool>,
     /// What happened, in order.
@@ -199,6 +201,7 @@ impl Capture for FakeCapture {
 
     async fn finish(self: Box<Self>, stored: StoredSummary) -> Result<Manifest, EngineError> {
         self.world.event("finished");
+        assert!(!*self.world.capture_panics.lock(), "a defect that the test wants");
         if let Some((code, message)) = self.world.capture_fails.lock().take() {
             return Err(EngineError::new(code, message));
         }

@@ -213,7 +213,7 @@ pub struct Hooks {
     /// Runs before the capture or before the swap of a restore in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<HookName>,
-    /// Runs after it, whatever the outcome.
+    /// Runs after it, whatever the outcome of either; an agent that died in between runs it at its next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<HookName>,
 }

@@ -12,6 +12,7 @@
 //! | `feed` | the caller's side: [`SnapshotWriter`] |
 //! | `failed` | how a call of the caller's side fails |
 //! | `folders` | open folders, entries that wait for their content, finished trees |
+//! | `threads` | starting and joining what runs beside the caller |
 //! | `worker` | the threads for processor work |
 //! | `fill` | reading into buffers, cutting, hashing |
 //! | `encode` | compression, sealing, decode-and-compare |
@@ -38,6 +39,7 @@ mod parent_trees;
 mod past;
 mod shared;
 mod sink_thread;
+mod threads;
 mod worker;
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[cfg(feature = "fail-points")]
+mod kills;
+
 struct House {
     folder: tempfile::TempDir,
     tasks: TaskGroup,

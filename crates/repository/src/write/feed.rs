@@ -1,13 +1,9 @@
 //! The caller's side of a writer.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use crossbeam_channel::{Receiver, select};
 
 use super::OWN_FOLDER;
 use super::failed::{Failed, out_of_order};
@@ -19,12 +15,11 @@ use super::options::{
 };
 use super::past::{PastTrees, is_unchanged};
 use super::shared::{Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
-use super::sink_thread::SinkThread;
-use super::worker::{FileJob, FileToRead, Job, JobContents, Worker, WorkerChannels, send_pack};
+use super::threads::Threads;
+use super::worker::{FileJob, FileToRead, Job, JobContents};
 use crate::chunker::fixed_chunk_bytes;
 use crate::error::RepositoryError;
 use crate::id::{BlobId, BlobType};
-use crate::pack::SealedPack;
 use crate::tree::{FileTime, Fingerprint, NodeMetadata, NodeType, TreeEncoder, name_is_safe};
 use crate::tree_cache::{TreeCache, TreeCacheWriter};
 
@@ -45,6 +40,8 @@ const TREE_BATCH_TREES: usize = 512;
 ///
 /// After an error every further call fails.
 pub struct SnapshotWriter {
+    // The first to be dropped: threads end before what they work with goes.
+    threads: Threads,
     shared: Arc<Shared>,
     folders: Folders,
     /// The open folders from the root to the innermost.
@@ -59,15 +56,7 @@ pub struct SnapshotWriter {
     tree_chunks: Vec<Chunk>,
     tree_bytes: usize,
     written: Written,
-    jobs: Option<Sender<Job>>,
     contents: Receiver<JobContents>,
-    ask: Option<mpsc::Sender<Batch>>,
-    packs: Option<mpsc::Sender<SealedPack>>,
-    workers: Vec<JoinHandle<()>>,
-    sink_thread: Option<JoinHandle<()>>,
-    /// Cancelled when the writer is given up: the sink is not waited for then. Whoever drops the writer may be what the
-    /// sink needs to go on, such as the only thread of a runtime.
-    given_up: CancellationToken,
 }
 
 /// A file of the folder `.holdfast`.
@@ -91,18 +80,6 @@ impl SnapshotWriter {
     ) -> Result<Self, RepositoryError> {
         let options = WriteOptions { threads: options.threads.max(1), ..options };
         let shared = Arc::new(Shared::new(&context, options));
-        let (jobs, jobs_end) = bounded(shared.jobs_max());
-        let (contents_end, contents) = bounded(shared.jobs_max());
-        let (ask, asked) = mpsc::channel(shared.batches_max());
-        let (answered_end, answered) = bounded(shared.batches_max());
-        let (packs, packs_end) = mpsc::channel(1);
-        let channels = WorkerChannels {
-            jobs: jobs_end,
-            contents: contents_end,
-            answered,
-            ask: ask.clone(),
-            packs: packs.clone(),
-        };
         let cache = context.tree_cache.as_deref().and_then(TreeCache::open).filter(|_| parent.is_some());
         let past = parent.map(|parent| (PastTrees::new(&parent, cache), parent.root));
         let next_cache = context.tree_cache.as_deref().and_then(|path| match TreeCacheWriter::create(path) {
@@ -112,8 +89,10 @@ impl SnapshotWriter {
                 None
             }
         });
-        let mut writer = Self {
-            shared: Arc::clone(&shared),
+        let (threads, contents) = Threads::start(&shared, context)?;
+        Ok(Self {
+            threads,
+            shared,
             has_parent: past.is_some(),
             folders: Folders::new(past, next_cache),
             open: vec![ROOT],
@@ -125,29 +104,8 @@ impl SnapshotWriter {
             tree_chunks: Vec::new(),
             tree_bytes: 0,
             written: Written::default(),
-            jobs: Some(jobs),
             contents,
-            ask: Some(ask),
-            packs: Some(packs),
-            workers: Vec::new(),
-            sink_thread: None,
-            given_up: context.cancel.child_token(),
-        };
-        let sink_thread = SinkThread {
-            shared: Arc::clone(&shared),
-            sink: context.sink,
-            cancel: writer.given_up.clone(),
-            asked,
-            answered: answered_end,
-            packs: packs_end,
-        };
-        let runtime = context.runtime;
-        writer.sink_thread = Some(spawn("write-sink", move || runtime.block_on(sink_thread.run()))?);
-        for _ in 0..options.threads {
-            let worker = Worker::new(Arc::clone(&shared), channels.clone())?;
-            writer.workers.push(spawn("write-worker", move || worker.run())?);
-        }
-        Ok(writer)
+        })
     }
 
     /// Adds the next entry. Returns when it is on its way; a stream has been read to its end then.
@@ -183,7 +141,7 @@ impl SnapshotWriter {
     ) -> Result<(BlobId, Written), RepositoryError> {
         let finished = self.try_settle().and_then(|()| self.try_finish(own_files, time));
         self.explain(finished)?;
-        self.join(false)?;
+        self.threads.join(false)?;
         self.folders.finish_cache();
         let root = self.folders.root().ok_or(RepositoryError::Pipeline("building the root tree"))?;
         self.written.totals = self.shared.counters.totals();
@@ -400,7 +358,7 @@ impl SnapshotWriter {
         let job = std::mem::take(&mut self.job);
         self.job_bytes = 0;
         self.open_jobs += 1;
-        self.jobs.as_ref().and_then(|jobs| jobs.try_send(job).ok()).ok_or(Failed::Elsewhere)
+        Ok(self.threads.send_job(job)?)
     }
 
     fn wait_for_contents(&mut self) -> Result<(), Failed> {
@@ -533,46 +491,6 @@ impl SnapshotWriter {
         self.tree_texts.push(text);
         Ok(id)
     }
-
-    /// Lets the threads end, in the order in which they depend on each other, and waits for them.
-    fn join(&mut self, abandon: bool) -> Result<(), RepositoryError> {
-        if abandon {
-            self.shared.fail(RepositoryError::Cancelled);
-            self.given_up.cancel();
-        }
-        self.jobs = None;
-        self.ask = None;
-        let mut panicked = false;
-        for worker in self.workers.drain(..) {
-            panicked |= worker.join().is_err();
-        }
-        if let Some(packs) = self.packs.take() {
-            for blob_type in [BlobType::Data, BlobType::Tree] {
-                if let Some(pack) =
-                    self.shared.take_open_pack(blob_type).filter(|_| self.shared.check().is_ok())
-                {
-                    // That the sink thread is gone has its reason in `shared`.
-                    let _ = send_pack(&self.shared, &packs, pack);
-                }
-            }
-        }
-        if let Some(sink_thread) = self.sink_thread.take() {
-            panicked |= sink_thread.join().is_err();
-        }
-        if panicked {
-            return Err(RepositoryError::Pipeline("a thread panicked"));
-        }
-        self.shared.check().map_err(|Stopped| self.shared.take_failure())
-    }
-}
-
-impl Drop for SnapshotWriter {
-    fn drop(&mut self) {
-        if self.sink_thread.is_some() {
-            // Why it is given up is known to whoever drops it.
-            let _ = self.join(true);
-        }
-    }
 }
 
 impl Pipeline for SnapshotWriter {
@@ -588,12 +506,6 @@ impl Pipeline for SnapshotWriter {
     }
 
     fn send_batch(&mut self, batch: Batch) -> Result<(), Stopped> {
-        // The channel has room for every batch that can exist.
-        self.ask.as_ref().and_then(|ask| ask.try_send(batch).ok()).ok_or(Stopped)
+        self.threads.send_batch(batch)
     }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, RepositoryError> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    spawned.map_err(|source| RepositoryError::Local { path: PathBuf::from("/proc/self/task"), source })
 }
