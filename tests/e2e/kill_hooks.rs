@@ -3,15 +3,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use holdfast_proto::v1;
 use holdfast_tests::ProcessFleet;
-use holdfast_tests::process_fleet::{LEASE, Program};
-use holdfast_tests::wait::{until_async, until_true};
-
-/// How long a run may take from the restart of what was killed.
-const LIMIT: Duration = LEASE.saturating_add(Duration::from_secs(30));
+use holdfast_tests::process_fleet::{LONG_LEASE, Program};
+use holdfast_tests::wait::{PATIENCE, until_async, until_true};
 
 const PLACES: [&str; 5] = [
     "agent-after-hook-before",
@@ -29,7 +25,7 @@ struct Application {
 
 impl Application {
     async fn start() -> Self {
-        let mut fleet = ProcessFleet::start(PLACES).await;
+        let mut fleet = ProcessFleet::start(LONG_LEASE, PLACES).await;
         let (folder, data) = (fleet.path().join("app"), fleet.path().join("site/data"));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::create_dir_all(&data).unwrap();
@@ -41,7 +37,7 @@ impl Application {
             std::fs::write(&program, format!("#!/bin/sh\necho {name}{more} >> {}\n", history.display()))
                 .unwrap();
             std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-            format!("  {name}: {{ command: [{}], timeout: 20s }}\n", program.display())
+            format!("  {name}: {{ command: [{}], timeout: 120s }}\n", program.display())
         };
         let hooks = hook("stop", String::new()) + &hook("start", format!(" with $(cat {})", page.display()));
         fleet.configure_agent(&format!("hooks:\n{hooks}"));
@@ -81,7 +77,7 @@ impl Application {
     }
 
     async fn ended(&self, run: &v1::Run) -> v1::Run {
-        let ended = tokio::time::timeout(LIMIT, self.fleet.ended(run)).await;
+        let ended = tokio::time::timeout(PATIENCE, self.fleet.ended(run)).await;
         ended.expect("the run ends soon after its lease")
     }
 
@@ -112,7 +108,7 @@ async fn the_hook_after_a_backup_runs_when_the_agent_starts_again() {
     app.kill_at(&["agent-after-hook-before"]).await;
     assert_eq!(app.last().as_deref(), Some("stop"), "the application is stopped when the agent dies");
     app.fleet.restart(Program::Agent);
-    until_true("the application to be started", LIMIT, || app.last().as_deref() == Some(START));
+    until_true("the application to be started", PATIENCE, || app.last().as_deref() == Some(START));
     let ended = app.ended(&run).await;
     let log = app.fleet.log(&ended).await;
     assert_eq!((&*ended.phase, ended.attempt), ("succeeded", 2), "{ended:?}\n{log}");
@@ -157,7 +153,7 @@ async fn the_hook_after_a_swap_runs_when_the_swap_is_brought_to_its_end() {
         assert_eq!(ended.phase, phase, "{place}: {ended:?}");
         // The log of an attempt that was given up comes after the end of its run.
         let logged = async || app.fleet.log(&ended).await.contains(LINE).then_some(());
-        until_async("the log of the hook", LIMIT, logged).await;
+        until_async("the log of the hook", PATIENCE, logged).await;
         assert_eq!(app.history(), [format!("start with {page}")], "{place}");
         assert_eq!(std::fs::read_to_string(app.page()).unwrap(), page);
     }

@@ -93,7 +93,7 @@ impl Campaign {
         drop(hold);
         self.fleet.restart(Program::Controller);
         let request = request(self.rounds);
-        let run = until_async("the next backup", LIMIT, async || start(&self.fleet, &request).await).await;
+        let run = until_async("the next backup", PATIENCE, async || start(&self.fleet, &request).await).await;
         let ended = self.fleet.ended(&run).await;
         assert_eq!(ended.phase, "succeeded", "{place}: {ended:?}");
         let added = ended.progress.as_ref().map_or(0, |progress| progress.bytes_new);
