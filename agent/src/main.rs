@@ -67,6 +67,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    holdfast_runtime::allocator::limit_arenas();
     let arguments = Arguments::parse();
     holdfast_runtime::tls::install_crypto_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

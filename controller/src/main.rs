@@ -47,8 +47,13 @@ enum Command {
     },
 }
 
+fn main() -> ExitCode {
+    holdfast_runtime::allocator::limit_arenas();
+    work()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn work() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! What every process of the house needs, and nothing of what the house is about.
 //!
+//! * [`allocator`]: how much memory the allocator keeps;
 //! * [`clock`]: time as an argument, and a clock that tests advance by hand;
 //! * [`shutdown`] and [`task_group`]: who asked the process to stop, which tasks it owns, how long they may take;
 //! * [`backoff`]: when to try again;
@@ -9,6 +10,7 @@
 //! * [`fail_point`]: named places where a test makes the process fail;
 //! * `test_port`, with the feature `test-util`: ports for the servers of tests.
 
+pub mod allocator;
 pub mod backoff;
 pub mod clock;
 pub mod durable_file;
