@@ -69,6 +69,12 @@ kills: setup ## kill agent and controller during backups, KILLS times (40)
 	@$(CHECK) HOLDFAST_KILLS=$(or $(KILLS),40) cargo nextest run --locked --workspace --all-features \
 	  --no-capture -E 'test(kills::)'
 
+.PHONY: fuzz
+fuzz: ## feed every parser of foreign bytes damaged input, FUZZ_SECONDS for each (60), from SEED (another each time)
+	@$(CHECK) HOLDFAST_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) HOLDFAST_FUZZ_SEED=$(or $(SEED),$$RANDOM) \
+	  cargo nextest run --locked --workspace --all-features --no-capture --profile fuzz \
+	  -E 'package(holdfast-fuzz) | test(a_damaged_archive) | test(a_damaged_export)'
+
 # Needs root, loop devices and ext4: not part of `make test`.
 .PHONY: power-cuts
 power-cuts: ## cut the power of the controller's state, CUTS times (100)

@@ -13,6 +13,7 @@ use holdfast_runtime::durable_file::{self, FolderLock};
 use holdfast_runtime::tls::{CaPin, client_config_by_pin};
 
 use crate::address::ControllerAddress;
+use crate::disk;
 use crate::identity::{self, Identity};
 use crate::{dial, host};
 
@@ -140,11 +141,7 @@ pub(crate) fn lock_data_dir(data_dir: &Path) -> Result<FolderLock, Failure> {
                 format!("another process of an agent uses the data folder {}", data_dir.display()),
             );
         }
-        Failure::new(
-            ErrorCode::AgentStateDamaged,
-            format!("the data folder {} cannot be used", data_dir.display()),
-        )
-        .because(error.to_string())
+        disk::failure(format!("the data folder {} cannot be used", data_dir.display()), &error)
     })
 }
 

@@ -12,6 +12,7 @@ use holdfast_engines::{EngineError, RunLog};
 use holdfast_host::tool::{ToolCommand, ToolExit, ToolInput, ToolOutput};
 use holdfast_model::ids::{HookName, RunId, SourceName};
 use holdfast_model::source::Hooks;
+use holdfast_model::text::size;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{OnEnd, TaskGroup};
 use tokio_util::sync::CancellationToken;
@@ -148,7 +149,7 @@ impl RunHooks {
                 log.info(&format!("hook {name}: {line}"));
             }
             if left_out > 0 {
-                log.info(&format!("hook {name}: {left_out} more bytes of its output are left out"));
+                log.info(&format!("hook {name}: {} more of its output are left out", size(left_out)));
             }
         }
         Ok(exit)
@@ -263,7 +264,7 @@ mod tests {
         hooks.before(&log, &CancellationToken::new()).await.unwrap();
         let bytes: usize = log.infos().iter().map(String::len).sum();
         assert!(bytes < 2 * OUTPUT_BYTES_MAX, "{bytes}");
-        assert!(log.infos().iter().any(|line| line.ends_with("more bytes of its output are left out")));
+        assert!(log.infos().iter().any(|line| line.ends_with(" MiB more of its output are left out")));
     }
 
     #[tokio::test]

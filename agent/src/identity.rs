@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::address::ControllerAddress;
+use crate::disk;
 
 /// Name of the file within the data folder.
 pub const FILE_NAME: &str = "identity.json";
@@ -190,10 +191,8 @@ impl Identity {
         };
         let bytes =
             Zeroizing::new(serde_json::to_vec_pretty(&document).expect("texts in a map always serialise"));
-        durable_file::replace(&self.path, &bytes, Access::Owner).map_err(|error| {
-            Failure::new(ErrorCode::AgentSpoolFull, format!("{} cannot be written", self.path.display()))
-                .because(error.to_string())
-        })
+        durable_file::replace(&self.path, &bytes, Access::Owner)
+            .map_err(|error| disk::failure(format!("{} cannot be written", self.path.display()), &error))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::AllowList;
+use crate::disk;
 use crate::engines::EngineFactory;
 use crate::run;
 
@@ -88,10 +89,7 @@ impl Inquirer {
         let source: Source = from_document("source_json", &inquiry.source_json)?;
         self.parts.allow.check_source(&source)?;
         let scratch = tempfile::Builder::new().prefix("inquiry-").tempdir_in(&self.parts.scratch);
-        let scratch = scratch.map_err(|error| {
-            Failure::new(ErrorCode::AgentSpoolFull, "no scratch folder can be made")
-                .because(error.to_string())
-        })?;
+        let scratch = scratch.map_err(|error| disk::failure("no scratch folder can be made", &error))?;
         let context = EngineContext {
             secrets: self.parts.secrets.clone(),
             scratch: scratch.path().to_owned(),

@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
+
 const JOURNAL_FILE: &str = "journal.json";
 const RESTORED_FILE: &str = "restored.json";
 /// How many restores are remembered for a later promotion or removal; the oldest is forgotten first.
@@ -53,12 +55,8 @@ impl JournalError {
     /// The stable code.
     pub fn code(&self) -> ErrorCode {
         match self {
-            JournalError::Io { source, .. }
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                ErrorCode::AgentSpoolFull
-            }
-            JournalError::Damaged { .. } | JournalError::Io { .. } => ErrorCode::AgentStateDamaged,
+            JournalError::Io { source, .. } => disk::error_code(source),
+            JournalError::Damaged { .. } => ErrorCode::AgentStateDamaged,
             JournalError::Stopping => ErrorCode::AgentDraining,
         }
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_model::ids::{Attempt, RunId};
+use holdfast_model::text::size;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::v1;
 use holdfast_runtime::{OnEnd, StopCause, TaskGroup};
@@ -19,6 +20,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
+use crate::disk;
 use file::OutboxFile;
 
 /// Name of the file within the data folder.
@@ -28,7 +30,7 @@ pub const FILE_NAME: &str = "outbox";
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// What waits takes all the room there is.
-    #[error("the facts that wait in {} would take more than {limit_bytes} bytes", path.display())]
+    #[error("the facts that wait in {} would take more than {}", path.display(), size(*limit_bytes))]
     Full {
         /// The file.
         path: PathBuf,
@@ -81,15 +83,9 @@ impl OutboxError {
     pub fn code(&self) -> ErrorCode {
         match self {
             OutboxError::Full { .. } => ErrorCode::AgentSpoolFull,
-            OutboxError::Io { source, .. }
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                ErrorCode::AgentSpoolFull
-            }
-            OutboxError::Damaged { .. }
-            | OutboxError::Sync { .. }
-            | OutboxError::Broken { .. }
-            | OutboxError::Io { .. } => ErrorCode::AgentStateDamaged,
+            OutboxError::Io { source, .. } | OutboxError::Sync { source, .. } => disk::error_code(source),
+            OutboxError::Broken { .. } => ErrorCode::AgentDiskFailed,
+            OutboxError::Damaged { .. } => ErrorCode::AgentStateDamaged,
             OutboxError::Stopping => ErrorCode::AgentDraining,
         }
     }

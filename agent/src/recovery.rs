@@ -20,6 +20,7 @@ use holdfast_runtime::{SharedClock, TaskGroup, durable_file, fail_point};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Hook;
+use crate::disk;
 use crate::engines::EngineFactory;
 use crate::extraction;
 use crate::hooks::RunHooks;
@@ -64,11 +65,7 @@ impl Recovery<'_> {
         let emptied =
             extraction::remove(self.scratch).and_then(|()| durable_file::create_folders(self.scratch));
         emptied.map_err(|error| {
-            Failure::new(
-                holdfast_model::ErrorCode::AgentSpoolFull,
-                format!("the scratch folder {} cannot be emptied", self.scratch.display()),
-            )
-            .because(error.to_string())
+            disk::failure(format!("the scratch folder {} cannot be emptied", self.scratch.display()), &error)
         })?;
         for entry in self.journal.runs() {
             tracing::info!(run = %entry.run, attempt = %entry.attempt, "the agent ended during this run");

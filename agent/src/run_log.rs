@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_engines::RunLog;
 use holdfast_model::ids::{Attempt, RunId};
 use holdfast_model::run::{LogLevel, LogLine};
+use holdfast_model::text::counted;
 use holdfast_proto::v1;
 use holdfast_runtime::SharedClock;
 use parking_lot::Mutex;
@@ -126,7 +127,7 @@ impl RunLogger {
     fn take_lines(&self) -> Option<Vec<v1::LogLine>> {
         let mut state = self.shared.state.lock();
         if state.left_out > 0 && state.waiting.len() < LINES_PER_FACT_MAX {
-            let text = format!("{} more lines are left out", std::mem::take(&mut state.left_out));
+            let text = format!("{} left out", counted(std::mem::take(&mut state.left_out), "more line"));
             let (at, attempt) = (self.shared.clock.now(), self.shared.attempt);
             state.waiting.push_back(LogLine { at, attempt, level: LogLevel::Info, text });
         }
@@ -268,7 +269,7 @@ mod tests {
         assert!(facts.iter().all(|fact| fact.len() <= LINES_PER_FACT_MAX));
         let all: Vec<String> = facts.concat();
         assert_eq!(all.len(), LINES_WAITING_MAX + 1);
-        assert_eq!(all.last().unwrap(), "7 more lines are left out");
+        assert_eq!(all.last().unwrap(), "7 more lines left out");
         assert_eq!(all[4321], "4321");
     }
 

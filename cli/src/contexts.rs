@@ -11,6 +11,7 @@ use holdfast_runtime::durable_file::{self, Access};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, CliResult};
+use crate::output::text::size;
 use crate::settings::{ConnectionChoice, Surroundings};
 use crate::suggest;
 
@@ -108,7 +109,7 @@ fn read_token_file(path: &Path) -> CliResult<Secret> {
     };
     let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
     if metadata.len() > TOKEN_BYTES_MAX {
-        return Err(fail(format!("it has {} bytes, a token has far fewer", metadata.len())));
+        return Err(fail(format!("it has {}, a token has far fewer", size(metadata.len()))));
     }
     // A file made by process substitution or a secret mount may have any mode, but is no regular file.
     if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {

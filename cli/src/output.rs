@@ -10,6 +10,21 @@ pub mod format;
 pub mod progress;
 pub mod text;
 
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Look, Palette, TimeStyle, TimeZone};
+
+    /// How things look on 21 November 2026 at 13:41:07.
+    pub(crate) fn look() -> Look {
+        Look {
+            now: "2026-11-21T13:41:07Z".parse().unwrap(),
+            time: TimeStyle::Relative,
+            zone: TimeZone::UTC,
+            palette: Palette::plain(),
+        }
+    }
+}
+
 use std::io::Write;
 
 use jiff::Timestamp;

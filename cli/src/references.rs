@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _, Zoned};
 
 use crate::error::{CliError, CliResult};
+use crate::output::text::counted;
 use crate::views::snapshot::SnapshotView;
 
 /// A snapshot as it is named: an id, or a place in the list.
@@ -91,7 +92,7 @@ pub(crate) fn nth_latest<'a>(
             let message = match seen {
                 0 => format!("there is no snapshot{kind}"),
                 1 => format!("there is only 1 snapshot{kind}"),
-                many => format!("there are only {many} snapshots{kind}"),
+                many => format!("there are only {}{kind}", counted(many as u64, "snapshot")),
             };
             return Err(CliError::new(ErrorCode::SnapshotUnknown, message).then("holdfast backup list"));
         };

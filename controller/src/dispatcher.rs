@@ -9,6 +9,7 @@ use holdfast_model::Failure;
 use holdfast_model::ids::{AgentName, RepositoryName};
 use holdfast_model::run::{Run, RunSpec};
 use holdfast_model::run_state::{Phase, RunEvent};
+use holdfast_model::text::counted;
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use holdfast_proto::v1::session_response::Message as ToAgent;
@@ -103,7 +104,8 @@ impl Used {
         }
         let repository = run.spec.repository()?;
         let busy = self.repositories.get(repository).copied().unwrap_or(0);
-        (busy >= per_repository).then(|| format!("repository {repository} ({busy} runs use it)"))
+        (busy >= per_repository)
+            .then(|| format!("repository {repository} (used by {})", counted(busy as u64, "run")))
     }
 }
 
@@ -222,7 +224,7 @@ mod tests {
         assert_eq!(waits(BTreeMap::new(), 8).as_deref(), Some("agent db1 to connect"));
         assert_eq!(waits(sessions(4, true), 8).as_deref(), Some("agent db1 to end its drain"));
         assert_eq!(waits(sessions(2, false), 8).as_deref(), Some("a free slot on agent db1 (2 in use)"));
-        assert_eq!(waits(sessions(3, false), 2).as_deref(), Some("repository main (2 runs use it)"));
+        assert_eq!(waits(sessions(3, false), 2).as_deref(), Some("repository main (used by 2 runs)"));
         assert_eq!(waits(sessions(3, false), 8), None);
     }
 }

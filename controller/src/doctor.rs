@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_model::Failure;
+use holdfast_model::text::{counted, size};
 use holdfast_proto::v1;
 
 use crate::core::Core;
@@ -33,7 +34,8 @@ impl Findings {
 /// When the controller's own state can not be read.
 pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     let mut findings = Findings(Vec::new());
-    let message = format!("version {}, {} runs active", crate::VERSION, core.runs.active().len());
+    let message =
+        format!("version {}, {} active", crate::VERSION, counted(core.runs.active().len() as u64, "run"));
     findings.add("controller", "", "ok", message, String::new());
     examine_repositories(core, &mut findings).await?;
     examine_agents(core, &mut findings).await?;
@@ -84,12 +86,13 @@ async fn examine_repositories(core: &Arc<Core>, findings: &mut Findings) -> Resu
                 "repository",
                 name.as_str(),
                 "warning",
-                format!("{} MiB are free", probe.free_bytes.unwrap_or(0) >> 20),
+                format!("{} free", size(probe.free_bytes.unwrap_or(0))),
                 format!("holdfast repo usage {name}"),
             ),
             Ok(_) => {
                 let (packs, blobs) = repository.counts();
-                let message = format!("open, {packs} packs with {blobs} blobs");
+                let message =
+                    format!("open, {} with {}", counted(packs as u64, "pack"), counted(blobs, "blob"));
                 findings.add("repository", name.as_str(), "ok", message, String::new());
             }
         }

@@ -3,7 +3,9 @@
 //! One thread takes the archive apart, another feeds the writer: a content goes from one to the other through a bounded
 //! queue, and `SHA256SUMS` is compared as a whole, so memory does not grow with the number of files.
 
+use std::cell::Cell;
 use std::io::{self, Read};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +16,7 @@ use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
 use holdfast_model::manifest::{MANIFEST_PATH, Manifest};
 use holdfast_model::run::SnapshotType;
 use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::text::size;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{ConvertError, parse};
 use holdfast_proto::v1;
@@ -47,6 +50,8 @@ const PARTS_MAX: usize = 8;
 const PART_BYTES: usize = 256 << 10;
 /// Largest `export.json` and largest file of `.holdfast` that is read.
 const OWN_BYTES_MAX: u64 = 64 << 20;
+/// Most that lies before the content of an entry: its header, long names and attributes.
+const HEADERS_BYTES_MAX: u64 = 16 << 20;
 /// Largest back reference that a compressed file may ask memory for: 2^27 bytes.
 const WINDOW_LOG_MAX: u32 = 27;
 
@@ -229,17 +234,22 @@ fn unreadable(error: &io::Error) -> Failure {
     damaged("it is damaged or incomplete").because(error.to_string())
 }
 
-fn take_apart(parts: PartReader, sender: &crossbeam_channel::Sender<Item>) -> Result<Archive, Failure> {
+fn take_apart(parts: impl Read, sender: &crossbeam_channel::Sender<Item>) -> Result<Archive, Failure> {
     let mut decoder = zstd::Decoder::new(parts).map_err(|error| unreadable(&error))?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(|error| unreadable(&error))?;
-    let mut archive = tar::Archive::new(decoder);
+    let budget = Rc::new(Cell::new(0));
+    let mut archive = tar::Archive::new(Budgeted { inner: decoder, left: budget.clone() });
     let mut head: Option<ExportHead> = None;
     let mut own_files = Vec::new();
     let mut sums = Sha256::new();
     let mut agreed = false;
     let prefix = format!("{ROOT}/");
-    for entry in archive.entries().map_err(|error| unreadable(&error))? {
+    let mut entries = archive.entries().map_err(|error| unreadable(&error))?;
+    loop {
+        budget.set(HEADERS_BYTES_MAX);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry.map_err(|error| unreadable(&error))?;
+        budget.set(u64::MAX);
         let path = entry.path_bytes().into_owned();
         let path =
             path.strip_prefix(prefix.as_bytes()).ok_or_else(|| damaged("it is no export of Holdfast"))?;
@@ -289,7 +299,7 @@ fn read_own(entry: &mut tar::Entry<'_, impl Read>) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     entry.take(OWN_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     if bytes.len() as u64 > OWN_BYTES_MAX {
-        return Err(damaged(format!("a file of its own has more than {OWN_BYTES_MAX} bytes")));
+        return Err(damaged(format!("a file of its own has more than {}", size(OWN_BYTES_MAX))));
     }
     Ok(bytes)
 }
@@ -382,9 +392,26 @@ fn extend(metadata: &mut NodeMetadata, key: &[u8], value: &[u8]) {
     } else if key == b"mtime"
         && let Ok(text) = std::str::from_utf8(value)
         && let Some((seconds, fraction)) = text.split_once('.')
-        && let (Ok(seconds), Ok(nanoseconds)) = (seconds.parse(), format!("{fraction:0<9}")[..9].parse())
+        && let (Ok(seconds), Some(Ok(nanoseconds))) =
+            (seconds.parse(), format!("{fraction:0<9}").get(..9).map(str::parse))
     {
         metadata.mtime = FileTime { seconds, nanoseconds };
+    }
+}
+
+/// Gives no more than what is left: names and attributes are kept in memory, and a few bytes unpack to any number.
+struct Budgeted<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Budgeted<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(out)?;
+        let left = self.left.get().checked_sub(length as u64);
+        self.left
+            .set(left.ok_or_else(|| io::Error::other("the names and attributes of an entry are too long"))?);
+        Ok(length)
     }
 }
 
@@ -455,3 +482,6 @@ impl BlobSink for OpenSink {
         self.0.pack_is_durable(pack.id, pack.entries).await.map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,41 +122,37 @@ impl From<v1::Failure> for Failure {
     }
 }
 
-impl From<&Progress> for v1::Progress {
-    fn from(progress: &Progress) -> Self {
-        Self {
-            stage: progress.stage.clone(),
-            bytes_total: progress.bytes_total,
-            bytes_done: progress.bytes_done,
-            bytes_read: progress.bytes_read,
-            files_total: progress.files_total,
-            files_done: progress.files_done,
-            files_unchanged: progress.files_unchanged,
-            blobs_new: progress.blobs_new,
-            bytes_new: progress.bytes_new,
-            bytes_stored: progress.bytes_stored,
-            unreadable: progress.unreadable,
+/// Both ways between the two, which have the same fields.
+macro_rules! same_fields {
+    ($($field:ident),*) => {
+        impl From<&Progress> for v1::Progress {
+            fn from(progress: &Progress) -> Self {
+                let progress = progress.clone();
+                Self { $($field: progress.$field),* }
+            }
         }
-    }
+
+        impl From<v1::Progress> for Progress {
+            fn from(progress: v1::Progress) -> Self {
+                Self { $($field: progress.$field),* }
+            }
+        }
+    };
 }
 
-impl From<v1::Progress> for Progress {
-    fn from(progress: v1::Progress) -> Self {
-        Self {
-            stage: progress.stage,
-            bytes_total: progress.bytes_total,
-            bytes_done: progress.bytes_done,
-            bytes_read: progress.bytes_read,
-            files_total: progress.files_total,
-            files_done: progress.files_done,
-            files_unchanged: progress.files_unchanged,
-            blobs_new: progress.blobs_new,
-            bytes_new: progress.bytes_new,
-            bytes_stored: progress.bytes_stored,
-            unreadable: progress.unreadable,
-        }
-    }
-}
+same_fields!(
+    stage,
+    bytes_total,
+    bytes_done,
+    bytes_read,
+    files_total,
+    files_done,
+    files_unchanged,
+    blobs_new,
+    bytes_new,
+    bytes_stored,
+    unreadable
+);
 
 impl From<&LogLine> for v1::LogLine {
     fn from(line: &LogLine) -> Self {

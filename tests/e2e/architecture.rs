@@ -15,11 +15,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("holdfast-proto", &["holdfast-model"]),
     ("holdfast-repository", &["holdfast-model", "holdfast-runtime"]),
     ("holdfast-host", &["holdfast-model"]),
-    ("holdfast-engines", &["holdfast-host", "holdfast-model", "holdfast-runtime"]),
+    ("holdfast-engines", &["holdfast-fuzz", "holdfast-host", "holdfast-model", "holdfast-runtime"]),
     (
         "holdfast-controller",
-        &["holdfast-host", "holdfast-model", "holdfast-proto", "holdfast-repository", "holdfast-runtime"],
+        &[
+            "holdfast-fuzz",
+            "holdfast-host",
+            "holdfast-model",
+            "holdfast-proto",
+            "holdfast-repository",
+            "holdfast-runtime",
+        ],
     ),
+    // Stands on nothing of ours; its own tests do.
+    ("holdfast-fuzz", &["holdfast-model", "holdfast-repository"]),
     (
         "holdfast-agent",
         &[

@@ -11,12 +11,14 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::wait::PATIENCE;
+
 /// A small file system of its own. Gone when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
     keeper: Child,
     root: PathBuf,
-    _mount_point: TempDir,
+    mount_point: TempDir,
 }
 
 impl SmallDisk {
@@ -44,7 +46,7 @@ impl SmallDisk {
         );
         let inner = mount_point.path().strip_prefix("/").expect("temporary folders have absolute paths");
         let root = Path::new("/proc").join(keeper.id().to_string()).join("root").join(inner);
-        Self { keeper, root, _mount_point: mount_point }
+        Self { keeper, root, mount_point }
     }
 
     /// Its root folder.
@@ -74,6 +76,24 @@ impl SmallDisk {
     /// Gives back what [`SmallDisk::fill`] took.
     pub fn make_room(&self) {
         std::fs::remove_file(self.ballast()).expect("the disk was filled");
+    }
+
+    /// Takes no writes any more, or takes them again.
+    ///
+    /// # Panics
+    /// When a file on it is open for writing.
+    pub fn set_read_only(&self, read_only: bool) {
+        let options = if read_only { "remount,ro" } else { "remount,rw" };
+        let mut remount = Command::new("nsenter");
+        remount.args([
+            "--user",
+            "--mount",
+            "--preserve-credentials",
+            "--target",
+            &self.keeper.id().to_string(),
+        ]);
+        remount.args(["mount", "--options", options]).arg(self.mount_point.path());
+        drop(crate::run(&mut remount, PATIENCE).expect_success());
     }
 
     fn ballast(&self) -> PathBuf {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::{Stopper, end_event};
 use super::{Assignment, Inner, Outcome, RunContext, StopReason};
 use crate::counters::Counters;
+use crate::disk;
 use crate::journal::JournalEntry;
 use crate::outbox::OutboxError;
 use crate::run_log::RunLogger;
@@ -71,10 +72,8 @@ impl AttemptTask {
         let parts = &self.executor.parts;
         let (run, attempt) = (self.assignment.run, self.assignment.attempt);
         let scratch = self.scratch();
-        make_empty(&scratch).map_err(|error| {
-            Failure::new(ErrorCode::AgentSpoolFull, format!("{} cannot be made", scratch.display()))
-                .because(error.to_string())
-        })?;
+        make_empty(&scratch)
+            .map_err(|error| disk::failure(format!("{} cannot be made", scratch.display()), &error))?;
         let (spec, source) = (self.assignment.spec.clone(), self.assignment.source.clone());
         parts.journal.begin(JournalEntry::new(run, attempt, spec, source)).await?;
         parts.outbox.append(run, attempt, Event::Started(v1::Started {})).await?;

@@ -8,6 +8,7 @@ use holdfast_model::ids::SourceName;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::run::SnapshotType;
 use holdfast_model::source::EngineConfig;
+use holdfast_model::text::{counted, size};
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use holdfast_repository::chunker::Chunker;
@@ -50,12 +51,12 @@ pub(super) async fn run(
     let snapshot =
         plane.commit_snapshot(commit_request(job, source, root, &written, &captured.manifest)).await?;
     context.log.info(&format!(
-        "snapshot {} holds {} files with {} bytes, {} of which were read; {} bytes were added",
+        "snapshot {} holds {} with {}, {} of which were read; {} were added",
         snapshot.short(),
-        written.totals.files,
-        written.totals.bytes,
-        written.totals.bytes_read,
-        written.totals.bytes_stored,
+        counted(written.totals.files, "file"),
+        size(written.totals.bytes),
+        size(written.totals.bytes_read),
+        size(written.totals.bytes_stored),
     ));
     Ok(Outcome::default())
 }
@@ -136,7 +137,7 @@ fn warn_of_unreadable(job: &Job<'_>, manifest: &Manifest) {
     let named = manifest.unreadable.len().min(UNREADABLE_LOGGED_MAX) as u64;
     let more = manifest.unreadable_count.saturating_sub(named);
     if more > 0 {
-        job.context.log.warn(&format!("{more} more items could not be read"));
+        job.context.log.warn(&format!("{} could not be read", counted(more, "more item")));
     }
 }
 

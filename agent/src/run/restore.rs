@@ -6,6 +6,7 @@ use holdfast_engines::{RestoreOrder, RunLog as _, SnapshotContents};
 use holdfast_model::ids::{RunId, SourceName};
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{CheckOutcome, Placement, RestoreReport, RestoredTarget};
+use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::reader::BlobReader;
 use holdfast_runtime::fail_point;
@@ -39,10 +40,10 @@ pub(super) async fn run(
         Placement::Beside | Placement::Into(_) => restore_aside(job, &order, contents).await?,
     };
     context.log.info(&format!(
-        "restored {} items, {} bytes written{}",
-        report.items,
-        report.bytes_written,
-        report.rows.map(|rows| format!(", {rows} rows")).unwrap_or_default(),
+        "restored {}, {} written{}",
+        counted(report.items, "item"),
+        size(report.bytes_written),
+        report.rows.map(|rows| format!(", {}", counted(rows, "row"))).unwrap_or_default(),
     ));
     Ok(Outcome { restored: Some(report) })
 }

@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::Address;
 use crate::error::{CliError, CliResult};
+use crate::output::text::size;
 
 /// How long dialling may take, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ fn trust(ca_file: &Path) -> CliResult<Arc<ClientConfig>> {
     };
     let metadata = std::fs::metadata(ca_file).map_err(|error| fail(error.to_string()))?;
     if metadata.len() > CA_BYTES_MAX {
-        return Err(fail(format!("it has {} bytes, a certificate has far fewer", metadata.len())));
+        return Err(fail(format!("it has {}, a certificate has far fewer", size(metadata.len()))));
     }
     let pem = std::fs::read_to_string(ca_file).map_err(|error| fail(error.to_string()))?;
     let certificates = tls::pem::certificates(&pem).map_err(|error| fail(error.to_string()))?;

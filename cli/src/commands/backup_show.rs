@@ -150,7 +150,10 @@ fn describe_database(database: &DatabaseManifest, look: &Look, wide: bool) -> St
         .collect();
     text.push_str(&format::grid(&[("    TABLE", Align::Left), ("ROWS", Align::Right)], &rows, look));
     if database.tables.len() > rows.len() {
-        text.push_str(&format!("    and {} more tables (-o wide)\n", database.tables.len() - rows.len()));
+        text.push_str(&format!(
+            "    and {} (-o wide)\n",
+            counted((database.tables.len() - rows.len()) as u64, "more table")
+        ));
     }
     text
 }
@@ -175,21 +178,14 @@ fn unreadable(manifest: &Manifest, look: &Look) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::*;
+    use crate::output::testing::look;
     use holdfast_model::manifest::TableManifest;
     use holdfast_model::source::EngineKind;
-    use jiff::tz::TimeZone;
-
-    use super::*;
-    use crate::output::{Palette, TimeStyle};
 
     #[test]
     fn the_manifest_is_shown_with_tables_and_rows() {
-        let look = Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        };
+        let look = look();
         let captured_at = "2026-11-21T13:00:07Z".parse().unwrap();
         let database = DatabaseManifest {
             name: "shop.db".to_owned(),

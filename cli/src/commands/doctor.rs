@@ -121,10 +121,8 @@ fn report(findings: &[FindingView], look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
-    use crate::output::{Palette, TimeStyle};
+    use crate::output::testing::look;
 
     fn finding(area: &str, object: &str, outcome: &str, message: &str, remedy: &str) -> FindingView {
         FindingView::from(v1::Finding {
@@ -138,12 +136,7 @@ mod tests {
 
     #[test]
     fn findings_are_grouped_and_counted() {
-        let look = Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        };
+        let look = look();
         let findings = [
             finding("controller", "", "ok", "version 0.1.0", ""),
             finding("repository", "main", "failed", "the storage is full", "free space"),

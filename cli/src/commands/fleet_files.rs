@@ -308,19 +308,8 @@ fn read_file(path: &Path) -> CliResult<FleetFile> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
-    use crate::output::{Palette, TimeStyle};
-
-    fn look() -> Look {
-        Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        }
-    }
+    use crate::output::testing::look;
 
     fn change(path: &str, action: &str, details: &[&str], dangerous: bool) -> ChangeView {
         ChangeView {

@@ -11,7 +11,7 @@ use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::{count, counted, plain, size};
+use crate::output::text::{counted, plain, size};
 use crate::output::{Look, format};
 use crate::views::repository::{RepositoryView, UsageView};
 use crate::views::run::RunView;
@@ -130,7 +130,7 @@ fn describe(view: &RepositoryView, look: &Look) -> String {
         plain(&view.name),
         plain(&view.url),
         details(&[
-            ("stored", format!("{} in {} packs", size(view.stored_bytes), count(view.packs))),
+            ("stored", format!("{} in {}", size(view.stored_bytes), counted(view.packs, "pack"))),
             (
                 "shows",
                 format!(

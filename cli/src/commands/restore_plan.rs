@@ -148,20 +148,9 @@ pub(super) fn report_lines(report: &RestoreReport) -> Vec<(&'static str, String)
 
 #[cfg(test)]
 mod tests {
-    use holdfast_model::restore::{RestorePreview, RestoredTarget};
-    use jiff::tz::TimeZone;
-
     use super::*;
-    use crate::output::{Palette, TimeStyle};
-
-    fn look() -> Look {
-        Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        }
-    }
+    use crate::output::testing::look;
+    use holdfast_model::restore::{RestorePreview, RestoredTarget};
 
     fn plan() -> PlanView {
         PlanView {

@@ -9,7 +9,7 @@ use crate::args::run::{RunCommand, RunListArgs, RunLogsArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::{count, duration, plain, short_run, short_snapshot, size};
+use crate::output::text::{count, counted, duration, plain, short_run, short_snapshot, size};
 use crate::output::{Look, OutputFormat, format};
 use crate::views::run::{LogLineView, RunView};
 use crate::watch;
@@ -109,7 +109,7 @@ pub(super) fn summary(run: &RunView, look: &Look) -> String {
         let ratio = crate::views::repository::ratio(progress.new_bytes, progress.stored_bytes);
         let unchanged = match progress.unchanged_files {
             0 => String::new(),
-            files => format!("   {} of {} files unchanged", count(files), count(progress.done_files)),
+            files => format!("   {} of {} unchanged", count(files), counted(progress.done_files, "file")),
         };
         lines.push((
             "bytes",
@@ -319,10 +319,8 @@ fn log_text(form: OutputFormat, lines: &[LogLineView], look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
-    use crate::output::{Palette, TimeStyle};
+    use crate::output::testing::look;
     use crate::views::run::ProgressView;
 
     #[test]
@@ -347,12 +345,7 @@ mod tests {
             },
             ..RunView::default()
         };
-        let look = Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        };
+        let look = look();
         insta::assert_snapshot!(summary(&run, &look), @r#"
         shop -> main   incremental   snapshot 3f2a91bc   0.6s   partial
           bytes      18.4 MiB read   512.0 KiB new   128.0 KiB stored (4.0x)   3 of 4 files unchanged

@@ -74,13 +74,13 @@ fn header(app: &App, reply: &v1::FleetStatusResponse) -> String {
         some => app.output.palette().bad(&format!("{some} NOT RESTORABLE")),
     };
     format!(
-        "{name}{}   {} protected   {} at risk   {not_restorable}   controller {}, {} of {} agents connected",
+        "{name}{}   {} protected   {} at risk   {not_restorable}   controller {}, {} of {} connected",
         counted(reply.sources.len() as u64, "source"),
         count("protected"),
         count("at_risk"),
         plain(&reply.controller_version),
         reply.agents_online,
-        reply.agents_total,
+        counted(reply.agents_total.into(), "agent"),
     )
 }
 
@@ -180,19 +180,8 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-
     use super::*;
-    use crate::output::{Palette, TimeStyle};
-
-    fn look() -> Look {
-        Look {
-            now: "2026-11-21T13:41:07Z".parse().unwrap(),
-            time: TimeStyle::Relative,
-            zone: TimeZone::UTC,
-            palette: Palette::plain(),
-        }
-    }
+    use crate::output::testing::look;
 
     fn protected() -> SourceStatusView {
         SourceStatusView {

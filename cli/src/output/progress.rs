@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Output;
-use super::text::{count, duration, rate, short_run, size};
+use super::text::{count, counted, duration, rate, short_run, size};
 use crate::views::run::{ProgressView, RunView};
 
 /// How long a plain watcher is silent between two lines.
@@ -185,8 +185,8 @@ pub fn line(run: &RunView, elapsed: Duration) -> String {
     }
     match (progress.done_files, progress.total_files) {
         (0, 0) => {}
-        (done, 0) => parts.push(format!("{} files", count(done))),
-        (done, total) => parts.push(format!("{} of {} files", count(done), count(total))),
+        (done, 0) => parts.push(counted(done, "file")),
+        (done, total) => parts.push(format!("{} of {}", count(done), counted(total, "file"))),
     }
     if progress.unreadable > 0 {
         parts.push(format!("{} unreadable", count(progress.unreadable)));

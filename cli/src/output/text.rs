@@ -2,41 +2,8 @@
 
 use std::time::Duration;
 
+pub use holdfast_model::text::{count, counted, size};
 use jiff::Timestamp;
-
-/// A size in binary units with one decimal: `18.4 MiB`.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would print as 1024.0.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-/// A count with separators: `100,000`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A count with its noun: `1 table`, `5 tables`.
-pub fn counted(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
-}
 
 /// A length of time in its two largest units: `0.4s`, `41s`, `11m42s`, `3h 10m`, `13d 23h`.
 pub fn duration(length: Duration) -> String {
@@ -131,21 +98,6 @@ pub fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_one_decimal_and_binary_units() {
-        let sizes = [0, 1023, 1024, 1536, 1_048_575, 1_048_576, 19_293_798, u64::MAX];
-        assert_eq!(
-            sizes.map(size),
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "18.4 MiB", "16.0 EiB"]
-        );
-    }
-
-    #[test]
-    fn counts_are_grouped() {
-        assert_eq!([0, 999, 1000, 48_211_904].map(count), ["0", "999", "1,000", "48,211,904"]);
-        assert_eq!(counted(1, "table"), "1 table");
-    }
 
     #[test]
     fn durations_show_two_units() {

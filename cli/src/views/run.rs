@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{dash, filled, moment};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
-use crate::output::text::{duration, short_run, short_snapshot, size};
+use crate::output::text::{counted, duration, short_run, short_snapshot, size};
 use crate::output::{Column, Record, Tone};
 
 /// One run.
@@ -194,7 +194,9 @@ impl RunView {
 
     fn outcome(&self) -> String {
         match self.phase.as_str() {
-            "succeeded" if self.warnings > 0 => format!("succeeded, {} warnings", self.warnings),
+            "succeeded" if self.warnings > 0 => {
+                format!("succeeded, {}", counted(self.warnings.into(), "warning"))
+            }
             "failed" => match &self.failure {
                 Some(failure) => format!("failed {}", failure.code),
                 None => "failed".to_owned(),

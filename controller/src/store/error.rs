@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::text::{count, counted};
 
 use super::record::{Expect, Kind, Sequence};
 
@@ -24,7 +25,7 @@ pub enum StoreError {
         found: Option<Sequence>,
     },
     /// The batch, or a part of it, is larger than the format allows; nothing was applied.
-    #[error("a {what} of {bytes} bytes cannot be stored: 1 to {bytes_max} can")]
+    #[error("a {what} of {} cannot be stored: 1 to {} can", counted(*bytes as u64, "byte"), count(*bytes_max as u64))]
     TooLarge {
         /// Which part.
         what: &'static str,

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use holdfast_model::manifest::{FilesManifest, Manifest};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::FilesConfig;
+use holdfast_model::text::counted;
 
-use crate::path_target::preview::count_text;
 use crate::path_target::{remove, settle, swap};
 use crate::{
     Capture, Engine, EngineContext, EngineError, FileType, ProbeReport, RestoreOrder, SnapshotContents,
@@ -89,14 +89,14 @@ impl FilesEngine {
                 Step::AttributesUnreadable(..) => {}
             }
             if entries >= PROBE_ENTRIES_MAX || context.cancel.is_cancelled() {
-                report.warnings.push(format!("only the first {entries} entries were looked at"));
+                report.warnings.push(format!("only the first {} were looked at", counted(entries, "entry")));
                 break;
             }
         }
-        let walked = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
-        report.steps.push(("walk".to_owned(), format!("{walked}, {}", count_text(files, "file"))));
+        let walked = format!("{}, {}", counted(entries, "entry"), counted(files, "file"));
+        report.steps.push(("walk".to_owned(), walked));
         if let Some(first) = first_unreadable {
-            let items = count_text(unreadable, "item");
+            let items = counted(unreadable, "item");
             report.warnings.push(format!("{items} cannot be read, such as {first}"));
         }
         Ok(report)
@@ -182,8 +182,7 @@ impl Engine for FilesEngine {
         targets: &[RestoredTarget],
         _context: &EngineContext,
     ) -> Result<Vec<String>, EngineError> {
-        let targets = targets.to_vec();
-        blocking(move || targets.iter().map(settle::mark).collect()).await
+        settle::mark_all(targets).await
     }
 
     async fn settle(
@@ -193,8 +192,7 @@ impl Engine for FilesEngine {
         stamp: &str,
         _context: &EngineContext,
     ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
-        let (targets, marks, stamp) = (targets.to_vec(), marks.to_vec(), stamp.to_owned());
-        blocking(move || settle::settle_all(&targets, &marks, &stamp, &[])).await
+        settle::settle_all(targets, marks, stamp, &[]).await
     }
 
     async fn discard(&self, targets: &[RestoredTarget], _context: &EngineContext) -> Result<(), EngineError> {

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::SqliteConfig;
+use holdfast_model::text;
 
 use crate::path_target::{remove, settle, swap};
 use crate::{
@@ -64,9 +65,10 @@ impl SqliteEngine {
         let live = LiveConnection::open(&file, Access::to(&file), &patience)?;
         let size = patience.retry(&file, || PageSize::of(&live.sqlite))?;
         let ask = |sql: &str| live.sqlite.query_row(sql, [], |row| row.get::<_, String>(0));
+        let count = |sql: &str| live.sqlite.query_row(sql, [], |row| row.get::<_, u32>(0));
         let journal_mode = patience.retry(&file, || ask("PRAGMA journal_mode"))?;
         let tables =
-            patience.retry(&file, || ask("SELECT count(*) || '' FROM sqlite_schema WHERE type = 'table'"))?;
+            patience.retry(&file, || count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'"))?;
         let mut warnings = Vec::new();
         if journal_mode != "wal" {
             warnings.push(format!(
@@ -74,8 +76,10 @@ impl SqliteEngine {
             ));
         }
         let details = format!(
-            "{} pages of {} bytes, journal mode {journal_mode}, {tables} tables",
-            size.pages, size.page_bytes
+            "{} of {}, journal mode {journal_mode}, {}",
+            text::counted(size.pages, "page"),
+            text::size(size.page_bytes.into()),
+            text::counted(tables.into(), "table")
         );
         Ok(ProbeReport {
             version: library_version(),
@@ -166,8 +170,7 @@ impl Engine for SqliteEngine {
         targets: &[RestoredTarget],
         _context: &EngineContext,
     ) -> Result<Vec<String>, EngineError> {
-        let targets = targets.to_vec();
-        blocking(move || targets.iter().map(settle::mark).collect()).await
+        settle::mark_all(targets).await
     }
 
     async fn settle(
@@ -177,8 +180,7 @@ impl Engine for SqliteEngine {
         stamp: &str,
         _context: &EngineContext,
     ) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
-        let (targets, marks, stamp) = (targets.to_vec(), marks.to_vec(), stamp.to_owned());
-        blocking(move || settle::settle_all(&targets, &marks, &stamp, &SIDECARS)).await
+        settle::settle_all(targets, marks, stamp, &SIDECARS).await
     }
 
     async fn discard(&self, targets: &[RestoredTarget], _context: &EngineContext) -> Result<(), EngineError> {

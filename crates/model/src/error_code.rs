@@ -169,6 +169,10 @@ error_codes! {
     AgentSpoolFull = 5004, Failed, Human, "the agent's data folder is full";
     AgentDraining = 5005, Conflict, Transient, "the agent is draining and takes no new work";
     AgentStateDamaged = 5006, Failed, Human, "the agent's journal is damaged";
+    AgentFolderDenied = 5007, Denied, Human, "the agent may not use its data folder";
+    AgentFolderReadOnly = 5008, Failed, Human, "the agent's data folder is on a read-only file system";
+    AgentDiskFailed = 5009, Failed, Human, "the disk of the agent's data folder failed";
+    AgentFileTooLarge = 5010, Failed, Human, "a file in the agent's data folder would be larger than allowed";
     // --- 6xxx: identity and access
     TokenInvalid = 6001, Denied, BadInput, "the token is unknown, used or expired";
     CertificateRejected = 6002, Denied, Human, "the certificate was rejected";

@@ -13,6 +13,7 @@ use crate::error_code::{ErrorCode, Failure};
 use crate::ids::{AgentName, RepositoryName, SourceName};
 use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
+use crate::text::{count, counted};
 
 /// The value of `api:` in every file.
 pub const API: &str = "holdfast/v1";
@@ -111,7 +112,11 @@ pub fn read_yaml<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Resu
             code: ErrorCode::FileInvalid,
             file: file.to_owned(),
             position: None,
-            message: format!("the file has {} bytes, the limit is {FILE_BYTES_MAX}", text.len()),
+            message: format!(
+                "the file has {}, the limit is {}",
+                counted(text.len() as u64, "byte"),
+                count(FILE_BYTES_MAX as u64)
+            ),
         });
     }
     let options = serde_saphyr::options! {

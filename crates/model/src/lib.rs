@@ -1,7 +1,7 @@
 //! The domain of Holdfast, pure: no runtime, no IO, no clock.
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`fleet`], [`manifest`],
-//! [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`].
+//! [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`text`].
 
 pub mod error_code;
 pub mod fleet;
@@ -15,5 +15,6 @@ pub mod run_state;
 pub mod secret;
 pub mod snapshot;
 pub mod source;
+pub mod text;
 
 pub use error_code::{Category, ErrorCode, Failure, Retry};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::text::size;
 
 use crate::format::ObjectName;
 use crate::id::{BlobId, InvalidId};
@@ -137,7 +138,7 @@ pub enum RepositoryError {
         source: SinkFailure,
     },
     /// A stream broke before its end.
-    #[error("the stream {path} broke after {read_bytes} bytes")]
+    #[error("the stream {path} broke after {}", size(*read_bytes))]
     StreamBroken {
         /// Its path in the snapshot, lossily decoded.
         path: String,

@@ -105,6 +105,28 @@ async fn a_full_state_stops_the_controller_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_a_read_only_file_system_does_not_start_and_says_so() {
+    let disk = SmallDisk::new(4 << 10);
+    let mut fleet = Fleet::start().await;
+    let tree = add_tree(&fleet, "a1").await;
+    fleet.stop_agent("a1").await;
+    let data_dir = fleet.path().join("agent-a1");
+    move_onto(&disk, &data_dir);
+    disk.set_read_only(true);
+    let config = fleet.path().join("agent.yaml");
+    std::fs::write(&config, format!("api: holdfast/v1\ndata_dir: {}\n", data_dir.display())).unwrap();
+    let mut command = Command::new(workspace::binary("holdfast-agent"));
+    let said = run(command.args(["run", "--config"]).arg(&config), PATIENCE).expect_code(1).stderr;
+    let expected = format!("error[HF-5008]: the data folder {} cannot be used\n", data_dir.display());
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("why   Read-only file system (os error 30)"), "{said}");
+    disk.set_read_only(false);
+    fleet.start_agent("a1").await;
+    assert_work_goes_on(&fleet, &tree).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_data_folder_of_the_agent_fails_the_run_as_soon_as_that_can_be_written() {
     let disk = SmallDisk::new(4 << 10);
     let mut fleet = Fleet::start().await;

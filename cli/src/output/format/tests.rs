@@ -1,17 +1,7 @@
-use jiff::tz::TimeZone;
-
 use super::*;
-use crate::output::{Palette, TimeStyle};
+use crate::output::Palette;
+use crate::output::testing::look;
 use crate::views::snapshot::SnapshotView;
-
-fn look() -> Look {
-    Look {
-        now: "2026-11-21T13:41:07Z".parse().unwrap(),
-        time: TimeStyle::Relative,
-        zone: TimeZone::UTC,
-        palette: Palette::plain(),
-    }
-}
 
 fn snapshots() -> Vec<SnapshotView> {
     let first = SnapshotView {

@@ -4,11 +4,11 @@ use async_trait::async_trait;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{FilesManifest, Manifest, UNREADABLE_NAMED_MAX, UnreadableItem};
 use holdfast_model::source::EngineKind;
+use holdfast_model::text::counted;
 use jiff::Timestamp;
 
 use super::walk::{Step, Walker};
 use crate::file_gate::{FILE_GATE, FileId, HeldBySqlite};
-use crate::path_target::preview::count_text;
 use crate::{Capture, Content, EngineContext, EngineError, Entry, FileType, StoredSummary};
 
 /// How many files whose attributes could not be read are named in the log.
@@ -97,7 +97,7 @@ impl Capture for FilesCapture {
         if stored.files + stored.unreadable_count != self.totals.files {
             let message = format!(
                 "{} found, but {} stored and {} could not be read",
-                count_text(self.totals.files, "file"),
+                counted(self.totals.files, "file"),
                 stored.files,
                 stored.unreadable_count
             );
@@ -113,7 +113,7 @@ impl Capture for FilesCapture {
         self.unreadable.truncate(UNREADABLE_NAMED_MAX);
         if self.attribute_warnings > ATTRIBUTE_WARNINGS_MAX {
             let more = self.attribute_warnings - ATTRIBUTE_WARNINGS_MAX;
-            let more = count_text(more, "more file");
+            let more = counted(more, "more file");
             self.context.log.warn(&format!("{more} saved without their extended attributes"));
         }
         Ok(Manifest {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{FilesManifest, Manifest};
 use holdfast_model::restore::{CheckOutcome, RestorePreview, RestoreReport, RestoredTarget};
+use holdfast_model::text::{counted, size};
 
-use super::restore::{RestorePlan, compare, count};
-use crate::path_target::preview::{check, free_bytes, size_text};
+use super::restore::{RestorePlan, compare, count, extract_one};
+use crate::path_target::preview::{check, free_bytes};
 use crate::path_target::{PathTarget, check_allowed, kept_name};
 use crate::{EngineError, ExtractOrder, RestoreOrder, SnapshotContents};
 
@@ -42,14 +43,14 @@ pub(crate) fn preview(
     }
     preview.bytes_needed = manifest.logical_bytes;
     preview.bytes_free = plan.targets.iter().filter_map(|target| free_bytes(&target.live)).min();
-    let needs = format!("needs at most {}", size_text(manifest.logical_bytes));
+    let needs = format!("needs at most {}", size(manifest.logical_bytes));
     preview.checks.push(match preview.bytes_free {
         None => check("space", CheckOutcome::Unknown, format!("{needs}, free space is not known")),
         // What is needed is known once everything was compared.
         Some(free) => {
             let enough = free >= manifest.logical_bytes;
             let outcome = if enough { CheckOutcome::Ok } else { CheckOutcome::Warning };
-            check("space", outcome, format!("{needs}, {} free", size_text(free)))
+            check("space", outcome, format!("{needs}, {} free", size(free)))
         }
     });
     Ok(preview)
@@ -69,12 +70,7 @@ pub(crate) fn restore(
     for (target, extract) in plan.targets.iter().zip(&plan.extracts) {
         let kept = kept_path(target, order)?;
         let extract = ExtractOrder { to: target.live.clone(), delta: Some(kept), ..extract.clone() };
-        let done = contents.extract(&extract)?;
-        report.bytes_written += done.bytes_written;
-        report.bytes_unchanged += done.bytes_unchanged;
-        for warning in done.warnings {
-            report.checks.push(check("attributes", CheckOutcome::Warning, warning));
-        }
+        extract_one(contents, &extract, &mut report)?;
     }
     let mut found = FilesManifest::default();
     for target in &plan.targets {
@@ -83,7 +79,7 @@ pub(crate) fn restore(
     report.targets = targets(plan, order)?;
     report.items = found.files;
     compare(&found, contents.manifest(), plan.is_part)?;
-    let detail = format!("{} files, {}, as in the manifest", found.files, size_text(found.bytes));
+    let detail = format!("{}, {}, as in the manifest", counted(found.files, "file"), size(found.bytes));
     report.checks.push(check("files", CheckOutcome::Ok, detail));
     Ok(report)
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{FilesManifest, Manifest};
 use holdfast_model::restore::{CheckOutcome, Placement, RestorePreview, RestoreReport};
+use holdfast_model::text::{counted, size};
 
 use super::patterns::Patterns;
 use super::roots::{Roots, normalise, tree_path};
 use super::walk::{Step, Walker};
-use crate::path_target::preview::{check, count_text, free_bytes, preview_paths, size_text};
+use crate::path_target::preview::{check, free_bytes, preview_paths};
 use crate::path_target::{
     Occupant, PathTarget, beside_name, check_allowed, check_free, nearest_existing, occupant, remove, resolve,
 };
@@ -141,7 +142,7 @@ fn check_space(extract: &ExtractOrder, plan: &RestorePlan, manifest: &Manifest) 
     match free_bytes(nearest_existing(&extract.to)) {
         Some(free) if free < needed && !plan.is_part => Err(EngineError::new(
             ErrorCode::TargetNoSpace,
-            format!("{} needs {}, {} free", extract.to.display(), size_text(needed), size_text(free)),
+            format!("{} needs {}, {} free", extract.to.display(), size(needed), size(free)),
         )),
         _ => Ok(()),
     }
@@ -163,12 +164,7 @@ fn extract_all(
             )
             .caused_by(error)
         })?;
-        let done = contents.extract(extract)?;
-        report.bytes_written += done.bytes_written;
-        report.bytes_unchanged += done.bytes_unchanged;
-        for warning in done.warnings {
-            report.checks.push(check("attributes", CheckOutcome::Warning, warning));
-        }
+        extract_one(contents, extract, &mut report)?;
     }
     let mut found = FilesManifest::default();
     for target in &plan.targets {
@@ -177,10 +173,24 @@ fn extract_all(
     }
     report.items = found.files;
     compare(&found, contents.manifest(), plan.is_part)?;
-    let detail = format!("{}, {}", count_text(found.files, "file"), size_text(found.bytes));
+    let detail = format!("{}, {}", counted(found.files, "file"), size(found.bytes));
     let detail = if plan.is_part { detail } else { format!("{detail}, as in the manifest") };
     report.checks.push(check("files", CheckOutcome::Ok, detail));
     Ok(report)
+}
+
+/// Extracts one part, and adds what that did to the report.
+pub(super) fn extract_one(
+    contents: &Arc<dyn SnapshotContents>,
+    order: &ExtractOrder,
+    report: &mut RestoreReport,
+) -> Result<(), EngineError> {
+    let done = contents.extract(order)?;
+    report.bytes_written += done.bytes_written;
+    report.bytes_unchanged += done.bytes_unchanged;
+    let warnings = done.warnings.into_iter();
+    report.checks.extend(warnings.map(|warning| check("attributes", CheckOutcome::Warning, warning)));
+    Ok(())
 }
 
 /// What undoes the making of a target.
@@ -251,7 +261,7 @@ pub(super) fn compare(found: &FilesManifest, manifest: &Manifest, is_part: bool)
     if (found.files, found.bytes) == (expected.files, expected.bytes) {
         return Ok(());
     }
-    let text = |files, bytes| format!("{} of {}", count_text(files, "file"), count_text(bytes, "byte"));
+    let text = |files, bytes| format!("{} of {}", counted(files, "file"), counted(bytes, "byte"));
     let message = format!(
         "restored were {}, but the manifest says {}",
         text(found.files, found.bytes),

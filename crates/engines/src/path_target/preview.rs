@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use holdfast_model::restore::{CheckOutcome, Placement, RestoreCheck, RestorePreview};
+use holdfast_model::text::size;
 use rustix::fs::Access;
 
 use super::{Occupant, PathTarget, check_allowed, nearest_existing, occupant};
@@ -91,17 +92,17 @@ fn mount_check(live: &Path) -> RestoreCheck {
 
 fn space_check(needed: u64, free: Option<u64>, is_part: bool) -> RestoreCheck {
     let at_most = if is_part { "at most " } else { "" };
-    let needs = format!("needs {at_most}{}", size_text(needed));
+    let needs = format!("needs {at_most}{}", size(needed));
     match free {
         None => check("space", CheckOutcome::Unknown, format!("{needs}, free space is not known")),
         Some(free) if free >= needed => {
-            check("space", CheckOutcome::Ok, format!("{needs}, {} free", size_text(free)))
+            check("space", CheckOutcome::Ok, format!("{needs}, {} free", size(free)))
         }
         // A part may well be smaller than the whole.
         Some(free) if is_part => {
-            check("space", CheckOutcome::Warning, format!("{needs}, {} free", size_text(free)))
+            check("space", CheckOutcome::Warning, format!("{needs}, {} free", size(free)))
         }
-        Some(free) => check("space", CheckOutcome::Failed, format!("{needs}, {} free", size_text(free))),
+        Some(free) => check("space", CheckOutcome::Failed, format!("{needs}, {} free", size(free))),
     }
 }
 
@@ -109,34 +110,4 @@ fn space_check(needed: u64, free: Option<u64>, is_part: bool) -> RestoreCheck {
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(folder).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// So many of a thing, whose name takes an `s` for more than one.
-pub(crate) fn count_text(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-/// A size for people, in binary units.
-pub(crate) fn size_text(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_is_not_many() {
-        let texts = [0, 1, 2].map(|count| count_text(count, "file"));
-        assert_eq!(texts, ["0 files", "1 file", "2 files"]);
-    }
 }

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{kept_name, open_parent, utf8};
-use crate::EngineError;
+use crate::{EngineError, blocking};
 
 /// What tells restored data from any other on this host, whatever its name is: device and inode.
 ///
@@ -20,6 +20,15 @@ pub(crate) fn mark(target: &RestoredTarget) -> Result<String, EngineError> {
     let path = Path::new(&target.restored);
     let (folder, name) = open_parent(path)?;
     identity(&folder, name).map_err(|error| failed(path, error))?.ok_or_else(|| failed(path, Errno::NOENT))
+}
+
+/// The marks of all targets, found on a thread that may block.
+///
+/// # Errors
+/// As [`mark`].
+pub(crate) async fn mark_all(targets: &[RestoredTarget]) -> Result<Vec<String>, EngineError> {
+    let targets = targets.to_vec();
+    blocking(move || targets.iter().map(mark).collect()).await
 }
 
 fn identity(folder: &OwnedFd, name: &OsStr) -> Result<Option<String>, Errno> {
@@ -69,7 +78,17 @@ impl Place<'_> {
 ///
 /// # Errors
 /// When what is found is not what a swap leaves behind, or cannot be renamed.
-pub(crate) fn settle_all(
+pub(crate) async fn settle_all(
+    targets: &[RestoredTarget],
+    marks: &[String],
+    stamp: &str,
+    sidecars: &'static [&'static str],
+) -> Result<Option<Vec<RestoredTarget>>, EngineError> {
+    let (targets, marks, stamp) = (targets.to_vec(), marks.to_vec(), stamp.to_owned());
+    blocking(move || settle_blocking(&targets, &marks, &stamp, sidecars)).await
+}
+
+fn settle_blocking(
     targets: &[RestoredTarget],
     marks: &[String],
     stamp: &str,
@@ -215,14 +234,14 @@ mod tests {
                 let (_guard, base, targets, marks) = scene();
                 let before = contents(&base);
                 steps(&base, exchanges, count);
-                let settled = settle_all(&targets, &marks, "T1", &SIDECARS).unwrap();
+                let settled = settle_blocking(&targets, &marks, "T1", &SIDECARS).unwrap();
                 assert_eq!((settled, contents(&base)), (None, before), "{count} steps, {exchanges}");
             }
             let (_guard, base, targets, marks) = scene();
             steps(&base, exchanges, 4);
             let after = contents(&base);
             for _ in 0..2 {
-                let settled = settle_all(&targets, &marks, "T1", &SIDECARS).unwrap().unwrap();
+                let settled = settle_blocking(&targets, &marks, "T1", &SIDECARS).unwrap().unwrap();
                 assert_eq!(settled[0].kept.as_deref(), base.join("a_before_T1").to_str());
                 assert_eq!((settled[1].kept.as_ref(), contents(&base)), (None, after.clone()));
             }
@@ -233,7 +252,7 @@ mod tests {
     fn the_former_data_gets_its_name_when_the_last_swap_was_cut_before_that() {
         let (_guard, base, targets, marks) = scene();
         exchange(&base, "a", "a_r");
-        let settled = settle_all(&targets[..1], &marks[..1], "T1", &[]).unwrap().unwrap();
+        let settled = settle_blocking(&targets[..1], &marks[..1], "T1", &[]).unwrap().unwrap();
         assert_eq!(settled[0].kept.as_deref(), base.join("a_before_T1").to_str());
         let found = contents(&base);
         assert_eq!((found["a"].as_str(), found["a_before_T1"].as_str()), ("new a", "old a"));
@@ -245,7 +264,7 @@ mod tests {
         let (_guard, base, targets, marks) = scene();
         std::fs::rename(base.join("a_r"), base.join("moved")).unwrap();
         let before = contents(&base);
-        let error = settle_all(&targets, &marks, "T1", &SIDECARS).unwrap_err();
+        let error = settle_blocking(&targets, &marks, "T1", &SIDECARS).unwrap_err();
         let message = format!("neither {0}/a nor {0}/a_r is what was restored", base.display());
         assert_eq!((error.code(), error.to_string()), (ErrorCode::RestoreFailed, message));
         assert_eq!(contents(&base), before);

@@ -5,6 +5,7 @@ use std::path::Path;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{CheckOutcome, Placement, RestoreCheck, RestorePreview};
 use holdfast_model::source::PostgresConfig;
+use holdfast_model::text::{counted, size};
 use tokio_util::sync::CancellationToken;
 
 use super::GLOBALS_FILE;
@@ -93,14 +94,14 @@ async fn space(
         false => Vec::new(),
     };
     let free = folder.first().and_then(|folder| rustix::fs::statvfs(Path::new(folder)).ok());
+    let needs = format!("needs about {}", size(needed));
     match free.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)) {
         Some(free) => {
             let outcome = if free > needed { CheckOutcome::Ok } else { CheckOutcome::Failed };
-            (check("space", outcome, format!("needs about {needed} bytes, {free} free")), Some(free))
+            (check("space", outcome, format!("{needs}, {} free", size(free))), Some(free))
         }
         None => {
-            let detail =
-                format!("needs about {needed} bytes; what is free on the server's disk is not known");
+            let detail = format!("{needs}; what is free on the server's disk is not known");
             (check("space", CheckOutcome::Unknown, detail), None)
         }
     }
@@ -123,7 +124,11 @@ async fn part_checks(
     });
     let roles = ownership(session, facts, &part.database.roles, cancel).await?;
     preview.checks.push(roles.check(&part.database.name).unwrap_or_else(|| {
-        check("roles", CheckOutcome::Ok, format!("{name}: all {} roles exist", part.database.roles.len()))
+        check(
+            "roles",
+            CheckOutcome::Ok,
+            format!("{name}: none of {} is missing", counted(part.database.roles.len() as u64, "role")),
+        )
     }));
     let available = session.texts("SELECT name::text FROM pg_available_extensions", cancel).await?;
     let missing: Vec<_> =
@@ -154,7 +159,10 @@ async fn part_checks(
         );
         let sessions: i64 = session.query_one(&sql, &[], cancel).await?.get(0);
         let outcome = if sessions == 0 { CheckOutcome::Ok } else { CheckOutcome::Warning };
-        let detail = format!("{name}: {sessions} sessions now; the swap ends those it finds");
+        let detail = format!(
+            "{name}: {} now; the swap ends those it finds",
+            counted(sessions.unsigned_abs(), "session")
+        );
         preview.checks.push(check("sessions", outcome, detail));
     }
     Ok(())
@@ -165,8 +173,8 @@ fn steps(part: &Part<'_>, order: &RestoreOrder, steps: &mut Vec<String>) {
     let target = printable(&part.target.restored);
     steps.push(format!("make database {target} with the encoding and locale of {name}"));
     if part.is_whole() {
-        let (tables, rows) = (part.database.tables.len(), part.database.rows());
-        steps.push(format!("restore {tables} tables with {rows} rows into it"));
+        let tables = counted(part.database.tables.len() as u64, "table");
+        steps.push(format!("restore {tables} with {} into it", counted(part.database.rows(), "row")));
     } else {
         let tables: Vec<_> = part.tables.iter().map(|table| printable(table)).collect();
         steps.push(format!("restore {} into it, with what they need", tables.join(", ")));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_model::source::PostgresConfig;
+use holdfast_model::text::counted;
 
 use super::catalog::{self, ServerFacts};
 use super::connect::Server;
@@ -46,7 +47,7 @@ pub(crate) async fn probe(
         catalog::require_readable(&relations, name, server.user())?;
         tables += relations.iter().filter(|relation| relation.counted).count();
     }
-    step("permissions", format!("{tables} tables are readable"));
+    step("permissions", format!("{} readable", counted(tables as u64, "table")));
 
     let found = tools::find("pg_dump", config.tools.as_deref(), facts.major, cancel).await?;
     let mut versions = BTreeMap::from([("pg_dump".to_owned(), found.version.to_string())]);

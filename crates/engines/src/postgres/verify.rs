@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::DatabaseManifest;
 use holdfast_model::restore::{CheckOutcome, RestoreCheck};
+use holdfast_model::text::counted;
 use tokio_util::sync::CancellationToken;
 
 use super::catalog;
@@ -90,7 +91,7 @@ async fn verify_rows(
         Some(tables) => tables.iter().collect(),
         None => expected.tables.keys().collect(),
     };
-    let (mut differences, mut stale, mut counted) = (Vec::new(), Vec::new(), 0usize);
+    let (mut differences, mut stale, mut tables_counted) = (Vec::new(), Vec::new(), 0);
     for relation in catalog::relations(session, cancel).await?.iter().filter(|relation| relation.counted) {
         let key = relation.key();
         let wanted = missing.remove(&key);
@@ -105,15 +106,15 @@ async fn verify_rows(
             None => differences.push(format!("{key} was not captured")),
             Some(promised) if relation.is_materialized_view() => {
                 if promised != rows {
-                    stale.push(format!("{key} has {rows} rows, had {promised}"));
+                    stale.push(format!("{key} has {}, had {promised}", counted(rows, "row")));
                 }
             }
             Some(promised) => {
-                counted += 1;
+                tables_counted += 1;
                 verified.rows += rows;
                 verified.rows_expected += promised;
                 if promised != rows {
-                    differences.push(format!("{key} has {rows} rows instead of {promised}"));
+                    differences.push(format!("{key} has {} instead of {promised}", counted(rows, "row")));
                 }
             }
         }
@@ -125,7 +126,11 @@ async fn verify_rows(
             format!("{name}: {}", shortened(&differences)),
         ));
     }
-    let detail = format!("{name}: {} rows in {counted} tables, as captured", verified.rows);
+    let detail = format!(
+        "{name}: {} in {}, as captured",
+        counted(verified.rows, "row"),
+        counted(tables_counted, "table")
+    );
     verified.checks.push(check("rows", CheckOutcome::Ok, detail));
     if !stale.is_empty() {
         let detail = format!("{name}: materialised views were computed anew: {}", shortened(&stale));

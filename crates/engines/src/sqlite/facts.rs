@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_model::manifest::TableManifest;
+use holdfast_model::text::counted;
 use rusqlite::Connection;
 use sha2::{Digest as _, Sha256};
 
@@ -184,7 +185,7 @@ pub(crate) fn check(sqlite: &Connection) -> rusqlite::Result<Health> {
     if health.damage.is_empty() {
         match foreign_key_violations(sqlite) {
             Ok(0) => {}
-            Ok(rows) => health.warnings.push(format!("{rows} rows break a foreign key")),
+            Ok(rows) => health.warnings.push(format!("a foreign key is broken by {}", counted(rows, "row"))),
             Err(error) if is_generic(&error) => {
                 health.warnings.push(format!("foreign keys could not be checked: {error}"));
             }
@@ -302,7 +303,7 @@ mod tests {
         assert_eq!(health.damage, Vec::<String>::new());
         assert_eq!(
             health.warnings,
-            ["integrity_check: CHECK constraint failed in child", "1 rows break a foreign key"]
+            ["integrity_check: CHECK constraint failed in child", "a foreign key is broken by 1 row"]
         );
     }
 }

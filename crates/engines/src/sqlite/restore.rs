@@ -7,13 +7,14 @@ use std::sync::Arc;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{DatabaseManifest, Manifest, TableManifest};
 use holdfast_model::restore::{CheckOutcome, Placement, RestorePreview, RestoreReport};
+use holdfast_model::text::{counted, size};
 use rusqlite::{Connection, OpenFlags};
 
 use super::capture::damaged;
 use super::connect::{SIDECARS, harden, library_version, sqlite_error};
 use super::facts::{self, Facts};
 use super::{in_use, tables};
-use crate::path_target::preview::{check, free_bytes, preview_paths, size_text};
+use crate::path_target::preview::{check, free_bytes, preview_paths};
 use crate::path_target::{
     Occupant, PathTarget, beside_name, check_allowed, nearest_existing, occupant, remove, resolve,
     with_suffix,
@@ -136,7 +137,7 @@ pub(crate) fn restore(
         && free < needed
         && plan.tables.is_none()
     {
-        let message = format!("{} needs {}, {} free", target.display(), size_text(needed), size_text(free));
+        let message = format!("{} needs {}, {} free", target.display(), size(needed), size(free));
         return Err(EngineError::new(ErrorCode::TargetNoSpace, message));
     }
     let existing = nearest_existing(target);
@@ -184,7 +185,11 @@ fn make(
     };
     flush(target)?;
     report.checks.push(check("integrity", CheckOutcome::Ok, "integrity_check found nothing"));
-    report.checks.push(check("rows", CheckOutcome::Ok, format!("{rows} rows, as in the manifest")));
+    report.checks.push(check(
+        "rows",
+        CheckOutcome::Ok,
+        format!("{}, as in the manifest", counted(rows, "row")),
+    ));
     report.rows = Some(rows);
     report.rows_expected = Some(expected);
     report.targets.push(plan.target.to_model()?);

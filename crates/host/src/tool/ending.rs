@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::text::size;
 
 use super::STDERR_BYTES_MAX;
 use crate::HostError;
@@ -75,7 +76,7 @@ impl ToolExit {
                 (ErrorCode::ToolFailed, format!("{name} did not end within {} s", deadline.as_secs_f64()))
             }
             ToolEnding::OutputTooLong(bytes_max) => {
-                (ErrorCode::ToolFailed, format!("{name} printed more than {bytes_max} bytes"))
+                (ErrorCode::ToolFailed, format!("{name} printed more than {}", size(bytes_max as u64)))
             }
             ToolEnding::Killed => (ErrorCode::ToolFailed, format!("{name} was killed")),
         };

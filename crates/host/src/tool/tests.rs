@@ -147,7 +147,7 @@ async fn output_beyond_its_bound_kills_the_tool() {
         .await
         .unwrap_err();
     assert_eq!(error.code(), ErrorCode::ToolFailed);
-    assert_eq!(error.to_string(), "sh printed more than 1000 bytes");
+    assert_eq!(error.to_string(), "sh printed more than 1000 B");
 }
 
 #[tokio::test]

@@ -357,7 +357,7 @@ fn a_broken_stream_ends_the_backup() {
     entry.content = WriteContent::Stream(Box::new(Broken(10_000_000)));
     let error = writer.add(entry).unwrap_err();
     assert_eq!(error.code(), ErrorCode::CaptureIncomplete);
-    assert_eq!(error.to_string(), "the stream db.dump broke after 10000000 bytes");
+    assert_eq!(error.to_string(), "the stream db.dump broke after 9.5 MiB");
     assert!(writer.finish(Vec::new(), TIME).is_err(), "nothing goes on after an error");
 }
 

@@ -212,3 +212,14 @@ proptest! {
         let _ = walk(&bytes, 17);
     }
 }
+
+#[test]
+fn a_damaged_archive_is_an_error_and_nothing_worse() {
+    let examples = [14, 15, 16].map(|minor| archive(minor).0).to_vec();
+    holdfast_fuzz::campaign("pg-archive", examples, |input| {
+        let mut walker = ArchiveWalker::new(Keep::All);
+        // In pieces, as it comes from a pipe.
+        let walked = input.chunks(1000).try_for_each(|piece| walker.feed(piece));
+        walked.and_then(|()| walker.finish()).map_or_else(|error| error.to_string(), |_| "whole".to_owned())
+    });
+}

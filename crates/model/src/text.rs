@@ -1,0 +1,66 @@
+//! Sizes and counts as people read them, the same in every program. What machines read keeps the plain numbers, and so
+//! does the report of a damage, where two sizes may differ by a byte.
+
+/// A size in binary units with one decimal: `18.4 MiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would print as 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A count with separators: `100,000`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count with its noun: `1 table`, `5 tables`, `2 entries`.
+pub fn counted(n: u64, noun: &str) -> String {
+    let number = count(n);
+    match noun.strip_suffix('y') {
+        _ if n == 1 => format!("{number} {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_one_decimal_and_binary_units() {
+        let sizes = [0, 1023, 1024, 1536, 1_048_575, 1_048_576, 19_293_798, u64::MAX];
+        assert_eq!(
+            sizes.map(size),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "18.4 MiB", "16.0 EiB"]
+        );
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!([0, 999, 1000, 48_211_904].map(count), ["0", "999", "1,000", "48,211,904"]);
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "file")), ["0 files", "1 file", "2,000 files"]);
+        assert_eq!([1, 2].map(|n| counted(n, "entry")), ["1 entry", "2 entries"]);
+    }
+}
