@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_proto::v1;
 use holdfast_tests::ProcessFleet;
-use holdfast_tests::process_fleet::{LONG_LEASE, Program};
+use holdfast_tests::process_fleet::{Hold, LONG_LEASE, Program};
 use holdfast_tests::wait::{PATIENCE, until_async, until_true};
 
 const PLACES: [&str; 5] = [
@@ -69,9 +69,9 @@ impl Application {
         self.data.join("page")
     }
 
-    /// Kills the agent at the end of the way that the run takes, and lets it start again.
-    async fn kill_at(&mut self, way: &[&'static str]) {
-        let hold = self.fleet.lead(way).await;
+    /// Kills the agent where it is held.
+    async fn kill_at(&mut self, hold: Hold) {
+        self.fleet.is_held(&hold).await;
         self.fleet.kill(Program::Agent);
         drop(hold);
     }
@@ -104,8 +104,9 @@ const LINE: &str = "the agent ended before it ran the hook start, which is run n
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hook_after_a_backup_runs_when_the_agent_starts_again() {
     let mut app = Application::start().await;
+    let hold = app.fleet.hold("agent-after-hook-before");
     let run = app.fleet.start_backup("tree", "full").await.unwrap();
-    app.kill_at(&["agent-after-hook-before"]).await;
+    app.kill_at(hold).await;
     assert_eq!(app.last().as_deref(), Some("stop"), "the application is stopped when the agent dies");
     app.fleet.restart(Program::Agent);
     until_true("the application to be started", PATIENCE, || app.last().as_deref() == Some(START));
@@ -119,8 +120,9 @@ async fn the_hook_after_a_backup_runs_when_the_agent_starts_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hook_after_a_backup_runs_again_when_its_end_was_not_noted() {
     let mut app = Application::start().await;
+    let hold = app.fleet.hold("agent-after-hook-after");
     let run = app.fleet.start_backup("tree", "full").await.unwrap();
-    app.kill_at(&["agent-after-hook-after"]).await;
+    app.kill_at(hold).await;
     let again = app.fleet.hold("agent-after-owed-hook");
     app.fleet.restart(Program::Agent);
     app.fleet.is_held(&again).await;
@@ -145,8 +147,9 @@ async fn the_hook_after_a_swap_runs_when_the_swap_is_brought_to_its_end() {
     ] {
         app.history();
         write(&app.page(), "overwritten by mistake");
+        let hold = app.fleet.hold(place);
         let run = app.restore_in_place().await;
-        app.kill_at(&[place]).await;
+        app.kill_at(hold).await;
         assert_eq!(app.history(), ["stop"]);
         app.fleet.restart(Program::Agent);
         let ended = app.ended(&run).await;

@@ -143,12 +143,9 @@ async fn start(fleet: &ProcessFleet, request: &v1::StartRequest) -> Option<v1::R
 }
 
 /// Queues the run and goes the way to its end. There is no run when the request itself is held up.
-async fn begin(
-    fleet: &ProcessFleet,
-    request: &v1::StartRequest,
-    way: Way,
-) -> (Option<v1::Run>, Option<Hold>) {
-    let mut arriving = std::pin::pin!(fleet.lead(way));
+async fn begin(fleet: &ProcessFleet, request: &v1::StartRequest, way: Way) -> (Option<v1::Run>, Hold) {
+    let (first, rest) = way.split_first().expect("a way has an end");
+    let mut arriving = std::pin::pin!(fleet.lead(fleet.hold(first), rest));
     tokio::select! {
         hold = &mut arriving => (None, hold),
         run = start(fleet, request) => (run, arriving.await),

@@ -55,9 +55,16 @@ fn beside(source: &str) -> v1::PlanRestoreRequest {
     }
 }
 
-/// Kills the agent at the end of the way that a run takes, and waits for the end of the run.
-async fn ended_after_kill(fleet: &mut ProcessFleet, run: v1::Run, way: &[&'static str]) -> v1::Run {
-    let hold = fleet.lead(way).await;
+/// Begins a run, kills the agent at the end of the way that it takes, and waits for the end of the run.
+async fn ended_after_kill(
+    fleet: &mut ProcessFleet,
+    way: &[&'static str],
+    begin: impl AsyncFnOnce(&ProcessFleet) -> v1::Run,
+) -> v1::Run {
+    let (first, rest) = way.split_first().expect("a way has an end");
+    let first = fleet.hold(first);
+    let run = begin(fleet).await;
+    let hold = fleet.lead(first, rest).await;
     fleet.kill(Program::Agent);
     drop(hold);
     fleet.restart(Program::Agent);
@@ -121,8 +128,8 @@ async fn an_agent_may_die_at_every_step_of_a_restore_in_place() {
         std::fs::write(tree.join("lost otherwise"), format!("of round {round}")).unwrap();
         let damaged = fleet.path().join(format!("damaged-{round}"));
         copy(&tree, &damaged);
-        let run = fleet.start_restore(in_place("tree")).await.unwrap();
-        let run = ended_after_kill(&mut fleet, run, way).await;
+        let begin = async |fleet: &ProcessFleet| fleet.start_restore(in_place("tree")).await.unwrap();
+        let run = ended_after_kill(&mut fleet, way, begin).await;
         expect_outcome(&run, outcome, way);
         match outcome {
             Outcome::Untouched => assert_same_tree(&damaged, &tree),
@@ -150,8 +157,10 @@ async fn an_agent_may_die_at_every_step_of_a_promotion() {
             reason: "a test".to_owned(),
             ..v1::PromoteRestoreRequest::default()
         };
-        let run = fleet.restores().promote(request).await.unwrap().into_inner().run.unwrap();
-        let run = ended_after_kill(&mut fleet, run, way).await;
+        let begin = async |fleet: &ProcessFleet| {
+            fleet.restores().promote(request).await.unwrap().into_inner().run.unwrap()
+        };
+        let run = ended_after_kill(&mut fleet, way, begin).await;
         expect_outcome(&run, outcome, way);
         if outcome == Outcome::Replaced {
             assert_same_tree(&original, &tree);
@@ -187,8 +196,8 @@ async fn a_database_is_the_former_or_the_restored_when_the_agent_dies_around_the
         [(["agent-before-promote"], Outcome::Untouched), (["agent-after-promote"], Outcome::Replaced)]
     {
         cluster.psql("shop", "DELETE FROM orders WHERE id > 100");
-        let run = fleet.start_restore(in_place("pg")).await.unwrap();
-        let run = ended_after_kill(&mut fleet, run, &way).await;
+        let begin = async |fleet: &ProcessFleet| fleet.start_restore(in_place("pg")).await.unwrap();
+        let run = ended_after_kill(&mut fleet, &way, begin).await;
         expect_outcome(&run, outcome, &way);
         if outcome == Outcome::Replaced {
             assert_eq!((rows("shop").as_str(), rows(&kept(&run)).as_str()), ("500", "100"));

@@ -249,18 +249,17 @@ impl ProcessFleet {
         until_async(format!("somebody at {}", hold.place), PATIENCE, arrived).await;
     }
 
-    /// Holds whoever comes to the first place until there is somebody, then at the second, and so on. Returns the last
-    /// hold.
+    /// Waits until a program came to a place that is held, then holds whoever comes to the next, and so on. Returns the
+    /// last hold. The first is taken before anything begins: what begins may be past it at once.
     ///
     /// # Panics
     /// As [`ProcessFleet::is_held`].
-    pub async fn lead(&self, way: &[&'static str]) -> Option<Hold> {
-        let mut held = None;
+    pub async fn lead(&self, mut held: Hold, way: &[&'static str]) -> Hold {
+        self.is_held(&held).await;
         for place in way {
             let next = self.hold(place);
-            drop(held);
-            self.is_held(&next).await;
-            held = Some(next);
+            drop(std::mem::replace(&mut held, next));
+            self.is_held(&held).await;
         }
         held
     }

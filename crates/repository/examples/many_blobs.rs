@@ -25,11 +25,12 @@ const INDEX_PACKS: usize = 8;
 const PACK_BYTES: usize = 16 << 20;
 
 #[tokio::main]
+#[expect(clippy::print_stdout, reason = "the snapshot is its result")]
 async fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, blobs] = &arguments[..] else { return Err("usage: many_blobs FOLDER BLOBS".into()) };
     let origin = KeyOrigin {
-        created: jiff::Timestamp::now(),
+        created: jiff::Timestamp::UNIX_EPOCH,
         hostname: "nowhere".to_owned(),
         username: "nobody".to_owned(),
     };
