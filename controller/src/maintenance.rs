@@ -10,6 +10,7 @@ use holdfast_model::progress::Progress;
 use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec};
 use holdfast_model::run_state::RunEvent;
 use holdfast_model::snapshot::Proof;
+use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
 use holdfast_repository::id::PackId;
@@ -156,8 +157,13 @@ async fn check_repository(
     let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =
         report.findings.iter().partition(|finding| finding.kind.is_harmful());
     let mut notes = vec![format!(
-        "{} packs with {} blobs, {} index objects, {} snapshots, {} folders; {} packs read",
-        report.packs, report.blobs, report.indexes, report.snapshots, report.trees, report.packs_read
+        "{} with {}, {}, {}, {}; {} read",
+        counted(report.packs, "pack"),
+        counted(report.blobs, "blob"),
+        counted(report.indexes, "index object"),
+        counted(report.snapshots, "snapshot"),
+        counted(report.trees, "folder"),
+        counted(report.packs_read, "pack")
     )];
     notes.extend(harmless.iter().map(ToString::to_string));
     let progress =
@@ -234,8 +240,12 @@ async fn verify(
             }
         })
         .await?;
-    let notes =
-        vec![format!("{} files, {} blobs, {} bytes opened", report.files, report.blobs, report.bytes)];
+    let notes = vec![format!(
+        "{}, {}, {} opened",
+        counted(report.files, "file"),
+        counted(report.blobs, "blob"),
+        size(report.bytes)
+    )];
     let progress = Progress {
         bytes_read: report.bytes,
         bytes_done: record.logical_bytes,
