@@ -20,6 +20,7 @@ mod kill_points;
 mod kill_restores;
 mod kills;
 mod partitions;
+mod policies;
 mod postgres;
 mod s3;
 mod secrets;

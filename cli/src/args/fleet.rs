@@ -57,6 +57,10 @@ pub struct SourceAddArgs {
     #[arg(long, value_name = "AGENT")]
     pub agent: String,
 
+    /// The policy that it is under; without one it is backed up by hand
+    #[arg(long, value_name = "POLICY")]
+    pub policy: Option<String>,
+
     /// Repository to back up to, may be given often; without it the only one there is
     #[arg(long, value_name = "REPO")]
     pub to: Vec<String>,

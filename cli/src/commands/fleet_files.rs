@@ -126,10 +126,18 @@ fn tell_problems(app: &mut App, problems: &[ProblemView]) -> CliError {
         .then("holdfast schema > fleet.schema.json    # for an editor that checks while you type")
 }
 
+/// What policies promise to sources of the same files and can not keep.
+fn broken_promises(declared: &Fleet, files: &[FleetFile]) -> Vec<ProblemView> {
+    let mut errors = declared.check_references(&Fleet::default());
+    errors.retain(|error| error.code != ErrorCode::ReferenceUnknown);
+    fleet::locate(&mut errors, files);
+    errors.iter().map(ProblemView::from).collect()
+}
+
 pub(super) async fn validate(app: &mut App, args: ValidateArgs) -> CliResult {
     let files = read_files(&args.files.files)?;
     let mut problems: Vec<ProblemView> = match fleet::read_fleet(&files) {
-        Ok(_) => Vec::new(),
+        Ok(fleet) => broken_promises(&fleet, &files),
         Err(errors) => errors.iter().map(ProblemView::from).collect(),
     };
     // Only a controller knows what names outside the files stand for.

@@ -43,6 +43,7 @@ fn document(args: &SourceAddArgs) -> CliResult<SourceDocument> {
     let mut document = SourceDocument {
         engine,
         agent: name(&args.agent)?,
+        policy: args.policy.as_deref().map(name).transpose()?,
         to: args.to.iter().map(|repo| name(repo)).collect::<CliResult<_>>()?,
         labels: args.label.iter().cloned().collect(),
         hooks: Hooks { before: hook(&args.before)?, after: hook(&args.after)? },

@@ -167,13 +167,14 @@ pub(super) fn declaration(home: &Home) -> CliResult<String> {
             source,
             Source {
                 agent,
+                policy: None,
                 to: vec![repository],
                 labels: BTreeMap::new(),
                 hooks: Hooks::default(),
                 engine: EngineConfig::Sqlite(SqliteConfig { path: home.database() }),
             },
         )]),
-        agents: BTreeMap::new(),
+        ..Fleet::default()
     };
     Ok(to_yaml(&fleet))
 }

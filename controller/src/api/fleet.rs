@@ -44,7 +44,8 @@ impl FleetApi {
         let wanted = read_fleet(&files)?;
         let current = self.core.definitions.current();
         let known = if prune { Fleet::default() } else { current.fleet.clone() };
-        let errors = wanted.check_references(&known);
+        let mut errors = wanted.check_references(&known);
+        fleet::locate(&mut errors, &files);
         if errors.is_empty() { Ok(wanted) } else { Err(errors) }
     }
 
@@ -82,40 +83,9 @@ impl FleetApi {
             )
             .then("add: --reason TEXT"));
         }
-        self.refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
+        refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
         self.store(caller, "fleet.apply", &request.reason, &wanted, &changes, repeatable.as_ref()).await?;
         Ok(changes)
-    }
-
-    /// A repository that sources still name can not be removed.
-    fn refuse_removal_in_use(
-        &self,
-        current: &Fleet,
-        wanted: &Fleet,
-        changes: &[Change],
-    ) -> Result<(), Failure> {
-        for change in changes.iter().filter(|change| change.action == ChangeAction::Remove) {
-            let Some(name) = change.path.strip_prefix("repositories.") else { continue };
-            let removed = |source: &str| {
-                changes.iter().any(|other| {
-                    other.action == ChangeAction::Remove && other.path == format!("sources.{source}")
-                })
-            };
-            let user = current
-                .sources
-                .iter()
-                .map(|(source, old)| (source, wanted.sources.get(source).unwrap_or(old)))
-                .find(|(source, spec)| {
-                    spec.to.iter().any(|to| to.as_str() == name) && !removed(source.as_str())
-                });
-            if let Some((source, _)) = user {
-                return Err(Failure::new(
-                    ErrorCode::InUse,
-                    format!("repository {name} can not be removed: source {source} is backed up to it"),
-                ));
-            }
-        }
-        Ok(())
     }
 
     async fn delete_inner(
@@ -127,8 +97,8 @@ impl FleetApi {
         if Repeatable::answered(repeatable.as_ref(), &self.core).await?.is_some() {
             return Ok(());
         }
-        if !matches!(request.kind.as_str(), "sources" | "repositories") {
-            return Err(ConvertError::new("kind", "is neither sources nor repositories").into());
+        if !matches!(request.kind.as_str(), "sources" | "repositories" | "policies") {
+            return Err(ConvertError::new("kind", "is none of sources, repositories and policies").into());
         }
         let current = self.core.definitions.current();
         if current.fleet.get_json(&request.kind, &request.name).is_none() {
@@ -150,7 +120,7 @@ impl FleetApi {
         let mut wanted = current.fleet.clone();
         wanted.remove(&request.kind, &request.name);
         let changes = fleet::diff(&current.fleet, &wanted, true);
-        self.refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
+        refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
         self.store(caller, "fleet.delete", &request.reason, &wanted, &changes, repeatable.as_ref()).await
     }
 
@@ -210,6 +180,25 @@ impl FleetApi {
         let source = self.core.definitions.source(&name)?;
         let question = v1::inquiry::Question::Probe(v1::ProbeSource {});
         self.core.sessions.ask(&source.agent, document(&source), question).await
+    }
+}
+
+/// What others still refer to can not be removed.
+fn refuse_removal_in_use(current: &Fleet, wanted: &Fleet, changes: &[Change]) -> Result<(), Failure> {
+    let mut after = current.clone();
+    for change in changes {
+        let (kind, name) = change.path.split_once('.').unwrap_or((&change.path, ""));
+        match (change.action, wanted.get_json(kind, name)) {
+            (ChangeAction::Create | ChangeAction::Update, Some(spec)) => {
+                after.insert_json(kind, name, spec).map_err(|why| Failure::new(ErrorCode::Internal, why))?;
+            }
+            _ => after.remove(kind, name),
+        }
+    }
+    let removed = changes.iter().filter(|change| change.action == ChangeAction::Remove);
+    match removed.filter_map(|change| after.user_of(&change.path)).next() {
+        Some(message) => Err(Failure::new(ErrorCode::InUse, message)),
+        None => Ok(()),
     }
 }
 

@@ -99,6 +99,9 @@ error_codes! {
     ContextMissing = 1010, Usage, BadInput, "no controller is configured for the command line";
     OutputFailed = 1011, Failed, Human, "the output could not be written";
     PathInvalid = 1012, Usage, BadInput, "a path is not acceptable";
+    PolicyEmpty = 1013, Usage, BadInput, "a policy says nothing";
+    PromiseImpossible = 1014, Usage, BadInput, "a policy promises what it cannot keep";
+    RetentionEmpty = 1015, Usage, BadInput, "a policy would keep no snapshot";
     // --- 2xxx: sources and engines
     SourceUnreachable = 2001, Unreachable, Transient, "the database cannot be reached";
     SourceLoginRefused = 2002, Denied, Human, "the database refused the login";

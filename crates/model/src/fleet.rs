@@ -10,10 +10,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error_code::{ErrorCode, Failure};
-use crate::ids::{AgentName, RepositoryName, SourceName};
+use crate::ids::{AgentName, PolicyName, RepositoryName, SourceName};
+use crate::policy::Policy;
 use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
 use crate::text::{count, counted};
+
+mod check;
+mod position;
+
+pub use position::locate;
 
 /// The value of `api:` in every file.
 pub const API: &str = "holdfast/v1";
@@ -27,6 +33,9 @@ pub struct Fleet {
     /// Repositories by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub repositories: BTreeMap<RepositoryName, RepositorySpec>,
+    /// Policies by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<PolicyName, Policy>,
     /// Sources by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<SourceName, Source>,
@@ -54,6 +63,9 @@ pub struct FleetDocument {
     /// Repositories by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub repositories: BTreeMap<RepositoryName, RepositorySpec>,
+    /// Policies by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<PolicyName, Policy>,
     /// Sources by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<SourceName, SourceDocument>")]
@@ -204,6 +216,11 @@ pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
                 fleet.repositories.insert(name, spec);
             }
         }
+        for (name, policy) in document.policies {
+            if take("policy", name.as_str()) {
+                fleet.policies.insert(name, policy);
+            }
+        }
         for (name, source) in document.sources {
             if take("source", name.as_str()) {
                 fleet.sources.insert(name, source);
@@ -215,62 +232,10 @@ pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
             }
         }
     }
-    errors.extend(fleet.check_definitions());
+    let mut wrong = fleet.check_definitions();
+    locate(&mut wrong, files);
+    errors.extend(wrong);
     if errors.is_empty() { Ok(fleet) } else { Err(errors) }
-}
-
-impl Fleet {
-    fn check_definitions(&self) -> Vec<FleetError> {
-        let mut errors = Vec::new();
-        let mut fail = |name: &RepositoryName, message: String| {
-            errors.push(FleetError {
-                code: ErrorCode::FileInvalid,
-                file: format!("repositories.{name}"),
-                position: None,
-                message,
-            });
-        };
-        for (name, spec) in &self.repositories {
-            if let Err(message) = check_url(&spec.url) {
-                fail(name, message);
-            }
-            if !(1..=19).contains(&spec.compression_level) {
-                fail(
-                    name,
-                    format!("`compression_level` is {}, 1 to 19 are possible", spec.compression_level),
-                );
-            }
-        }
-        for (name, spec) in &self.repositories {
-            let clash = self
-                .repositories
-                .iter()
-                .find(|(other, their)| *other < name && overlap(&spec.url, &their.url));
-            if let Some((other, _)) = clash {
-                fail(name, format!("`url` lies at or within the place of repository {other}"));
-            }
-        }
-        errors
-    }
-
-    /// Names that sources refer to and that neither this fleet nor `known` has.
-    pub fn check_references(&self, known: &Fleet) -> Vec<FleetError> {
-        let mut errors = Vec::new();
-        for (name, source) in &self.sources {
-            for repository in &source.to {
-                if !self.repositories.contains_key(repository) && !known.repositories.contains_key(repository)
-                {
-                    errors.push(FleetError {
-                        code: ErrorCode::ReferenceUnknown,
-                        file: format!("sources.{name}"),
-                        position: None,
-                        message: format!("`to` names repository {repository}, which does not exist"),
-                    });
-                }
-            }
-        }
-        errors
-    }
 }
 
 impl Fleet {
@@ -284,6 +249,7 @@ impl Fleet {
         }
         match kind {
             "repositories" => find(&self.repositories, name),
+            "policies" => find(&self.policies, name),
             "sources" => find(&self.sources, name),
             "agents" => find(&self.agents, name),
             _ => None,
@@ -306,6 +272,7 @@ impl Fleet {
         }
         match kind {
             "repositories" => enter(&mut self.repositories, name, spec),
+            "policies" => enter(&mut self.policies, name, spec),
             "sources" => enter(&mut self.sources, name, spec),
             "agents" => enter(&mut self.agents, name, spec),
             other => Err(format!("there is no kind {other:?}")),
@@ -316,37 +283,12 @@ impl Fleet {
     pub fn remove(&mut self, kind: &str, name: &str) {
         match kind {
             "repositories" => self.repositories.retain(|key, _| key.as_str() != name),
+            "policies" => self.policies.retain(|key, _| key.as_str() != name),
             "sources" => self.sources.retain(|key, _| key.as_str() != name),
             "agents" => self.agents.retain(|key, _| key.as_str() != name),
             _ => {}
         }
     }
-}
-
-fn check_url(url: &str) -> Result<(), String> {
-    if let Some(path) = url.strip_prefix("file://") {
-        let plain = path.len() > 1 && path.starts_with('/') && path.split('/').all(|part| part != "..");
-        return if plain {
-            Ok(())
-        } else {
-            Err(format!("`url` is {url:?}: file:///ABSOLUTE/PATH is needed"))
-        };
-    }
-    if let Some(rest) = url.strip_prefix("s3://") {
-        let bucket = rest.split('/').next().unwrap_or_default();
-        let plain = (3..=63).contains(&bucket.len()) && rest.split('/').all(|part| part != "..");
-        return if plain { Ok(()) } else { Err(format!("`url` is {url:?}: s3://BUCKET/PREFIX is needed")) };
-    }
-    Err(format!("`url` is {url:?}: file:///PATH and s3://BUCKET/PREFIX are supported"))
-}
-
-fn overlap(one: &str, other: &str) -> bool {
-    let one = one.trim_end_matches('/');
-    let other = other.trim_end_matches('/');
-    let within = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    within(one, other) || within(other, one)
 }
 
 /// How one definition would change.
@@ -378,12 +320,42 @@ pub enum ChangeAction {
 pub fn diff(current: &Fleet, wanted: &Fleet, prune: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     diff_kind("repositories", &current.repositories, &wanted.repositories, prune, &mut changes);
+    diff_kind("policies", &current.policies, &wanted.policies, prune, &mut changes);
     diff_kind("sources", &current.sources, &wanted.sources, prune, &mut changes);
     diff_kind("agents", &current.agents, &wanted.agents, prune, &mut changes);
     changes
 }
 
-fn diff_kind<K: Ord + fmt::Display, V: PartialEq + Serialize>(
+/// A definition that may take away protection or data when it changes.
+trait Definition: PartialEq + Serialize {
+    fn loses_protection(&self, old: &Self) -> bool;
+}
+
+impl Definition for RepositorySpec {
+    fn loses_protection(&self, old: &Self) -> bool {
+        self.url != old.url
+    }
+}
+
+impl Definition for Policy {
+    fn loses_protection(&self, old: &Self) -> bool {
+        self.keeps_less_than(old) || self.schedule != old.schedule && self.schedule.by_type().next().is_none()
+    }
+}
+
+impl Definition for Source {
+    fn loses_protection(&self, old: &Self) -> bool {
+        old.policy.is_some() && self.policy.is_none()
+    }
+}
+
+impl Definition for AgentSpec {
+    fn loses_protection(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+fn diff_kind<K: Ord + fmt::Display, V: Definition>(
     kind: &str,
     current: &BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
@@ -400,10 +372,12 @@ fn diff_kind<K: Ord + fmt::Display, V: PartialEq + Serialize>(
                 dangerous: false,
             }),
             Some(old) if old != value => {
-                let details = changed_keys(old, value);
-                let dangerous =
-                    kind == "repositories" && details.iter().any(|detail| detail.starts_with("url:"));
-                changes.push(Change { path, action: ChangeAction::Update, details, dangerous });
+                changes.push(Change {
+                    path,
+                    action: ChangeAction::Update,
+                    details: changed_keys(old, value),
+                    dangerous: value.loses_protection(old),
+                });
             }
             Some(_) => {}
         }
@@ -439,6 +413,7 @@ pub fn to_yaml(fleet: &Fleet) -> String {
     let document = FleetDocument {
         api: API.to_owned(),
         repositories: fleet.repositories.clone(),
+        policies: fleet.policies.clone(),
         sources: fleet.sources.clone(),
         agents: fleet.agents.clone(),
     };

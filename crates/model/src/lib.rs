@@ -1,20 +1,25 @@
 //! The domain of Holdfast, pure: no runtime, no IO, no clock.
 //!
-//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`fleet`], [`manifest`],
-//! [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`text`].
+//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
+//! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`], [`text`].
 
 pub mod error_code;
 pub mod fleet;
 pub mod ids;
 pub mod manifest;
+pub mod policy;
 pub mod progress;
+#[cfg(test)]
+mod random_numbers;
 pub mod repository_spec;
 pub mod restore;
 pub mod run;
 pub mod run_state;
+pub mod schedule;
 pub mod secret;
 pub mod snapshot;
 pub mod source;
 pub mod text;
+pub mod units;
 
 pub use error_code::{Category, ErrorCode, Failure, Retry};

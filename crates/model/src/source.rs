@@ -7,7 +7,7 @@ use std::path::{Component, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentName, HookName, RepositoryName};
+use crate::ids::{AgentName, HookName, PolicyName, RepositoryName};
 use crate::secret::SecretRef;
 
 /// One thing that is protected, as declared in the fleet files. Its name is its key there.
@@ -16,6 +16,8 @@ use crate::secret::SecretRef;
 pub struct Source {
     /// The agent beside it.
     pub agent: AgentName,
+    /// The policy that it is under; without one it is backed up by hand.
+    pub policy: Option<PolicyName>,
     /// Repositories to back up to; with none given, the only repository there is.
     pub to: Vec<RepositoryName>,
     /// Free labels.
@@ -35,6 +37,9 @@ pub struct SourceDocument {
     pub engine: EngineKind,
     /// The agent beside it.
     pub agent: AgentName,
+    /// The policy that it is under; without one it is backed up by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
     /// Repositories to back up to; with none given, the only repository there is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub to: Vec<RepositoryName>,
@@ -161,6 +166,7 @@ impl TryFrom<SourceDocument> for Source {
         };
         Ok(Source {
             agent: document.agent,
+            policy: document.policy,
             to: document.to,
             labels: document.labels,
             hooks: document.hooks,
@@ -174,6 +180,7 @@ impl From<Source> for SourceDocument {
         let mut document = SourceDocument {
             engine: source.engine.kind(),
             agent: source.agent,
+            policy: source.policy,
             to: source.to,
             labels: source.labels,
             hooks: source.hooks,
@@ -244,6 +251,13 @@ impl EngineKind {
             EngineKind::Postgres => "postgres",
             EngineKind::Sqlite => "sqlite",
             EngineKind::Files => "files",
+        }
+    }
+
+    /// Whether the log of the database can be archived between backups.
+    pub fn archives_log(self) -> bool {
+        match self {
+            EngineKind::Postgres | EngineKind::Sqlite | EngineKind::Files => false,
         }
     }
 }

@@ -87,7 +87,7 @@ fn a_repository_within_another_is_refused() {
     let (_, message) = only_error(
         "api: holdfast/v1\nrepositories:\n  a: { url: \"file:///r\", encryption: { key: { env: A } } }\n  b: { url: \"file:///r/x\", encryption: { key: { env: A } } }\n",
     );
-    assert_eq!(message, "repositories.b: `url` lies at or within the place of repository a");
+    assert_eq!(message, "fleet.yaml:4:6: repositories.b: `url` lies at or within the place of repository a");
 }
 
 #[test]
