@@ -1,7 +1,9 @@
 //! The domain of Holdfast, pure: no runtime, no IO, no clock.
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
-//! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`], [`text`].
+//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
+//! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
+//! [`retention`], [`text`].
 
 pub mod error_code;
 pub mod fleet;
@@ -13,6 +15,7 @@ pub mod progress;
 mod random_numbers;
 pub mod repository_spec;
 pub mod restore;
+pub mod retention;
 pub mod run;
 pub mod run_state;
 pub mod schedule;
