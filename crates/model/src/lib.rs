@@ -1,14 +1,14 @@
 //! The domain of Holdfast, pure: no runtime, no IO, no clock.
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
-//! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
-//! [`retention`], [`text`].
+//! [`retention`], [`objectives`], [`text`].
 
 pub mod error_code;
 pub mod fleet;
 pub mod ids;
 pub mod manifest;
+pub mod objectives;
 pub mod policy;
 pub mod progress;
 #[cfg(test)]
