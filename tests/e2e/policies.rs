@@ -64,7 +64,6 @@ async fn policies_are_applied_exported_and_guarded_like_other_definitions() {
     let again = fleet.apply(exported.strip_prefix("api: holdfast/v1\n").unwrap()).await.unwrap();
     assert!(again.is_empty(), "applying what was exported changes {again:?}");
 
-    // What does not hold for the policy as it is stored is refused for the source that is applied alone.
     let broken = fleet.apply(&POLICY.replace("rpo: 1d", "rpo: 1h")).await.unwrap_err();
     assert_eq!(broken.code, ErrorCode::PromiseImpossible);
     assert_eq!(
@@ -72,6 +71,11 @@ async fn policies_are_applied_exported_and_guarded_like_other_definitions() {
         "test.yaml:4:24: policies.daily.objectives.rpo: promises to lose at most 1h, but the schedule leaves up to \
          12h: back up at least every 1h, or promise 12h"
     );
+    // The policy alone could keep it; the source that is under it already could not.
+    let logged = POLICY.replace("rpo: 1d", "rpo: 1h").replace("every: 12h }", "every: 12h }, log: stream");
+    let broken = fleet.apply(&logged).await.unwrap_err();
+    assert_eq!(broken.code, ErrorCode::PromiseImpossible);
+    assert!(broken.message.contains("for source tree, policy daily promises"), "{}", broken.message);
     let fewer = fleet.apply(&POLICY.replace("daily: 7", "daily: 6")).await.unwrap_err();
     assert_eq!(fewer.code, ErrorCode::NeedsConfirmation);
 

@@ -345,6 +345,21 @@ mod tests {
     }
 
     #[test]
+    fn promises_to_sources_of_the_same_files_are_checked_without_a_controller() {
+        let text = "api: holdfast/v1
+policies:
+  p: { objectives: { rpo: 5m }, schedule: { full: { every: 1h }, log: stream } }
+sources:
+  a: { engine: sqlite, agent: x, path: /a, policy: p, to: [elsewhere] }
+";
+        let files = [FleetFile { name: "fleet.yaml".to_owned(), text: text.to_owned() }];
+        let problems = broken_promises(&fleet::read_fleet(&files).unwrap(), &files);
+        let lines: Vec<String> = problems.iter().map(ProblemView::line).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("fleet.yaml:5:52: ") && lines[0].contains("HF-1014"), "{lines:?}");
+    }
+
+    #[test]
     fn a_folder_is_read_in_the_order_of_names_without_hidden_files() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b.yaml", "a.yml", ".hidden.yaml", "notes.txt", "sub/c.yaml"] {

@@ -255,7 +255,11 @@ impl Timetable {
             }
             jittering.extend(standing.jittering);
         }
-        due.wake = wakes.into_iter().min().and_then(|wake| self.opening.next_open(wake));
+        // Blackout days without an end in sight are looked at again another day.
+        due.wake = wakes
+            .into_iter()
+            .min()
+            .map(|wake| self.opening.next_open(wake).unwrap_or(wake + SignedDuration::from_hours(24)));
         due
     }
 

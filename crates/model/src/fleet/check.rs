@@ -76,8 +76,28 @@ impl Fleet {
                     let message = format!("`policy` names policy {wanted}, which does not exist");
                     errors.push(at_definition(ErrorCode::ReferenceUnknown, path, message));
                 }
-                Some(policy) => errors.extend(self.promises_to(known, name, source, wanted, policy)),
+                Some(policy) => {
+                    let messages = self.promises_to(known, name, source, wanted, policy);
+                    errors.extend(messages.into_iter().map(|message| {
+                        at_definition(ErrorCode::PromiseImpossible, format!("{path}.policy"), message)
+                    }));
+                }
             }
+        }
+        errors.extend(self.promises_to_known(known));
+        errors
+    }
+
+    /// Promises of changed policies to sources that are not changed with them.
+    fn promises_to_known(&self, known: &Fleet) -> Vec<FleetError> {
+        let mut errors = Vec::new();
+        for (name, source) in known.sources.iter().filter(|(name, _)| !self.sources.contains_key(*name)) {
+            let Some(wanted) = &source.policy else { continue };
+            let Some(policy) = self.policies.get(wanted) else { continue };
+            errors.extend(self.promises_to(known, name, source, wanted, policy).into_iter().map(|message| {
+                let path = format!("policies.{wanted}");
+                at_definition(ErrorCode::PromiseImpossible, path, format!("for source {name}, {message}"))
+            }));
         }
         errors
     }
@@ -143,7 +163,7 @@ impl Fleet {
         source: &Source,
         policy_name: &PolicyName,
         policy: &Policy,
-    ) -> Vec<FleetError> {
+    ) -> Vec<String> {
         let mut messages = Vec::new();
         let engine = source.engine.kind();
         if let Some(rpo) = policy.objectives.rpo
@@ -165,11 +185,7 @@ impl Fleet {
         if self.waits_for_itself(known, name) {
             messages.push(format!("policy {policy_name} makes it follow itself: it would never begin"));
         }
-        let path = format!("sources.{name}.policy");
         messages
-            .into_iter()
-            .map(|message| at_definition(ErrorCode::PromiseImpossible, path.clone(), message))
-            .collect()
     }
 
     /// Whether all rules of a source follow sources that, in the end, follow it.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::{FleetError, FleetFile};
+use super::{FleetDocument, FleetError, FleetFile, read_yaml};
 
 /// A document as far as places are concerned: maps and where their values begin.
 struct Place {
@@ -85,6 +85,8 @@ pub fn locate(errors: &mut [FleetError], files: &[FleetFile]) {
     }
     let places: Vec<(&str, Place)> = files
         .iter()
+        // What does not read as a document may be nested without end.
+        .filter(|file| read_yaml::<FleetDocument>(&file.name, &file.text).is_ok())
         .filter_map(|file| Some((file.name.as_str(), serde_saphyr::from_str(&file.text).ok()?)))
         .collect();
     for error in errors.iter_mut().filter(|error| error.position.is_none()) {

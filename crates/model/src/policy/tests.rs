@@ -400,6 +400,41 @@ sources:
 }
 
 #[test]
+fn a_changed_policy_is_held_against_sources_that_are_known_already() {
+    let read = |text: &str| read_all(&format!("api: holdfast/v1\n{text}")).unwrap();
+    let known = read(
+        "policies:\n  p: { schedule: { full: { every: 1h } } }\nsources:\n  a: { engine: sqlite, agent: x, path: /a, \
+         policy: p }\n",
+    );
+    let changed =
+        read("policies:\n  p: { objectives: { rpo: 5m }, schedule: { full: { every: 1h }, log: stream } }\n");
+    let errors = changed.check_references(&known);
+    assert_eq!(errors.len(), 1);
+    assert_eq!(
+        errors[0].to_string(),
+        "policies.p: for source a, policy p promises to lose at most 5m, but the log of sqlite is not archived by this \
+         version and backups leave up to 1h: back up at least every 5m, or promise 1h"
+    );
+}
+
+#[test]
+fn a_nested_file_without_end_is_not_searched_for_places() {
+    let deep = format!("api: holdfast/v1\nx: {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
+    let empty = "api: holdfast/v1\npolicies: { p: {} }\n".to_owned();
+    let files = [("deep.yaml", deep), ("empty.yaml", empty)]
+        .map(|(name, text)| FleetFile { name: name.to_owned(), text });
+    let errors = read_fleet(&files).unwrap_err();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert_eq!((errors[0].file.as_str(), errors[1].position), ("deep.yaml", Some((2, 16))));
+}
+
+#[test]
+fn dates_and_windows_need_no_quotes() {
+    let policy = policy("    schedule: { full: { every: 1d }, blackout: [2026-12-24], window: 22:00-06:00 }");
+    assert_eq!((policy.schedule.blackout.len(), policy.schedule.window.is_some()), (1, true));
+}
+
+#[test]
 fn what_is_still_in_use_says_by_whom() {
     let text = "api: holdfast/v1
 repositories:

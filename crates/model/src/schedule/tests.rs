@@ -151,6 +151,16 @@ fn no_run_begins_on_a_blackout_day() {
 }
 
 #[test]
+fn blackout_days_without_an_end_in_sight_do_not_put_a_source_to_sleep_for_ever() {
+    let years: Vec<String> = (2026..2031).map(|year| format!("\"{year}-01-01..{year}-12-31\"")).collect();
+    let mut asked = Asked::new(
+        &format!("full: {{ every: 1h }}\nblackout: [{}]", years.join(", ")),
+        "2026-06-01T00:00:00Z",
+    );
+    assert_eq!(asked.due("2026-06-01T01:00:00Z").wake, Some(at("2026-06-02T01:00:00Z")));
+}
+
+#[test]
 fn a_window_opens_when_the_clock_goes_on_past_its_beginning() {
     let zone: Zone = "Europe/Berlin".parse().unwrap();
     let opening = Opening::new(zone, Some("02:30-05:00".parse().unwrap()), Vec::new());
