@@ -138,7 +138,7 @@ impl Year {
                 let first = begins(slot);
                 let deadline = first + self.table.schedule.catch_up.duration();
                 let last = next.map_or(deadline, |next| deadline.min(begins(next) - SECOND));
-                for (from, to) in &self.up {
+                for (from, to) in self.up.iter().filter(|(from, to)| *from <= last && first <= *to) {
                     let could = self.table.opening().next_open(first.max(*from));
                     // A wake-up may be a second late; and a slot whose successor ran while the clock was ahead is over.
                     let could = could.filter(|could| {
