@@ -9,7 +9,7 @@ use holdfast_runtime::fail_point;
 
 use super::*;
 
-/// Where the process that is killed works.
+/// Where the process that is killed works; this very test, which the test starts.
 const FOLDER_VARIABLE: &str = "HOLDFAST_TEST_BLOB_INDEX";
 const SIGKILL: i32 = 9;
 const BLOBS_PER_PACK: u32 = 50;
@@ -39,10 +39,8 @@ fn copy_of(folder: &Path) -> tempfile::TempDir {
     copy
 }
 
-/// Not a test of its own: what the test below starts as a process and kills.
-#[tokio::test]
-async fn child() {
-    let Some(folder) = std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from) else { return };
+/// What the process does that is killed.
+async fn enter_packs(folder: PathBuf) {
     let index = open(&folder);
     if !index.is_complete() {
         index.finish_rebuild().await.unwrap();
@@ -57,6 +55,11 @@ async fn child() {
 
 #[tokio::test]
 async fn a_process_killed_at_any_place_loses_nothing_that_it_acknowledged() {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return enter_packs(folder.into()).await;
+    }
+    let own_name =
+        "store::blob_index::tests::kills::a_process_killed_at_any_place_loses_nothing_that_it_acknowledged";
     let places = [
         "blob-index-after-segment",
         "blob-index-after-merge",
@@ -69,7 +72,7 @@ async fn a_process_killed_at_any_place_loses_nothing_that_it_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         for hit in [1, 2, 3, 5] {
             let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["--exact", "store::blob_index::tests::kills::child"]);
+            child.args(["--exact", own_name]);
             child.env(FOLDER_VARIABLE, folder.path());
             child.env(fail_point::ENVIRONMENT_VARIABLE, format!("{place}=kill:{hit}"));
             let status = child.stdout(std::process::Stdio::null()).status().unwrap();

@@ -148,17 +148,22 @@ async fn a_failed_fsync_ends_the_attempt_and_removes_the_file() {
     }
 }
 
-/// The body of the child process of the next test: stores one object and says so. Does nothing when run as a test.
-#[tokio::test]
-async fn kill_child() {
-    let Some(root) = std::env::var_os("HOLDFAST_TEST_KILL_ROOT") else { return };
-    let store = FsStore::new(PathBuf::from(&root));
+/// Where the process works that the next test starts, which is this very test, and kills.
+const KILL_ROOT_VARIABLE: &str = "HOLDFAST_TEST_KILL_ROOT";
+
+/// Stores one object and says so.
+async fn store_one(root: PathBuf) {
+    let store = FsStore::new(&root);
     store.put(&pack(b"payload"), Bytes::from_static(b"payload")).await.unwrap();
-    std::fs::write(Path::new(&root).join("acknowledged"), b"").unwrap();
+    std::fs::write(root.join("acknowledged"), b"").unwrap();
 }
 
 #[tokio::test]
 async fn a_writer_killed_at_any_step_leaves_the_whole_object_or_nothing() {
+    if let Some(root) = std::env::var_os(KILL_ROOT_VARIABLE) {
+        return store_one(root.into()).await;
+    }
+    let own_name = "storage::fs::tests::a_writer_killed_at_any_step_leaves_the_whole_object_or_nothing";
     let steps = [
         ("fs-put-before-write", false),
         ("fs-put-before-fsync", false),
@@ -169,8 +174,8 @@ async fn a_writer_killed_at_any_step_leaves_the_whole_object_or_nothing() {
     for (step, visible) in steps {
         let folder = tempfile::tempdir().unwrap();
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "storage::fs::tests::kill_child"])
-            .env("HOLDFAST_TEST_KILL_ROOT", folder.path())
+            .args(["--exact", own_name])
+            .env(KILL_ROOT_VARIABLE, folder.path())
             .env(fail_point::ENVIRONMENT_VARIABLE, format!("{step}=kill"))
             .stdout(std::process::Stdio::null())
             .status()
