@@ -266,6 +266,9 @@ impl Checker {
         for ids in ids.chunks(LOCATE_BATCH) {
             found.extend(self.wait(self.index.locate(ids))?);
         }
+        if found.len() != ids.len() {
+            return Err(RepositoryError::Pipeline("the index answered for other blobs than were asked"));
+        }
         Ok(found)
     }
 }

@@ -281,25 +281,9 @@ impl Repository {
     /// # Errors
     /// As [`Self::visit_index`].
     pub async fn load_index(&self) -> Result<MemoryIndex, RepositoryError> {
-        self.load_index_doubting(|_| false).await
-    }
-
-    /// As [`Self::load_index`], [doubting](MemoryIndex::doubt) the packs of which this is true.
-    ///
-    /// # Errors
-    /// As [`Self::visit_index`].
-    pub async fn load_index_doubting(
-        &self,
-        is_doubtful: impl Fn(&PackId) -> bool,
-    ) -> Result<MemoryIndex, RepositoryError> {
         let mut index = MemoryIndex::new();
         for id in self.index_ids().await? {
-            let visited = self.visit_index(id, |pack, entries| {
-                if is_doubtful(&pack) {
-                    index.doubt(pack);
-                }
-                index.insert_pack(pack, entries);
-            });
+            let visited = self.visit_index(id, |pack, entries| index.insert_pack(pack, entries));
             match visited.await {
                 // Another client may have replaced it by a newer one since it was listed.
                 Err(RepositoryError::Storage(error)) if error.kind() == StorageErrorKind::NotFound => {}

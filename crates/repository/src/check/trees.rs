@@ -60,9 +60,8 @@ impl Checker {
     /// Opens some folders, checks what is in them, and gives the folders below.
     fn check_some_trees(&self, ids: &[BlobId]) -> Result<Vec<BlobId>, RepositoryError> {
         let mut found: Vec<(BlobPlace, BlobId)> = Vec::with_capacity(ids.len());
-        let mut locations = Locations::new(self, ids.iter().copied());
-        for id in ids {
-            match locations.next()?.map(BlobPlace::from) {
+        for (id, location) in ids.iter().zip(self.locate(ids)?) {
+            match location.map(BlobPlace::from) {
                 Some(place) if place.blob_type == BlobType::Tree => found.push((place, *id)),
                 other => self.find_misplaced(id, other, BlobType::Tree, "a folder"),
             }
@@ -237,8 +236,6 @@ impl<'c, I: Iterator<Item = BlobId>> Locations<'c, I> {
             let ids: Vec<BlobId> = self.ids.by_ref().take(LOCATE_BATCH).collect();
             self.found = self.checker.locate(&ids)?.into_iter();
         }
-        self.found
-            .next()
-            .ok_or(RepositoryError::Pipeline("the index answered for fewer blobs than were asked"))
+        self.found.next().ok_or(RepositoryError::Pipeline("more blobs were looked at than were asked for"))
     }
 }

@@ -57,11 +57,6 @@ impl MemoryIndex {
         self.doubted = packs.into_iter().collect();
     }
 
-    /// The packs that are not relied on, in no order.
-    pub fn doubted(&self) -> impl Iterator<Item = PackId> + '_ {
-        self.doubted.iter().copied()
-    }
-
     /// Whether a blob is in a pack that is relied on: it need not be stored again.
     pub fn is_sound(&self, id: &BlobId) -> bool {
         self.slot(id).is_some_and(|slot| !self.is_doubted(slot))
