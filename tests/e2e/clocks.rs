@@ -1,12 +1,11 @@
 //! Wall clocks that jump, or are off: leases are held by another clock, and what a clock breaks is said.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use holdfast_agent::config::Hook;
 use holdfast_proto::v1;
 use holdfast_tests::wait::{PATIENCE, until_async};
-use holdfast_tests::{Fleet, Process, SkewedClock, TreeSpec, workspace};
+use holdfast_tests::{Fleet, Process, SkewedClock, TreeSpec};
 use jiff::{SignedDuration, Timestamp};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -113,12 +112,7 @@ async fn an_agent_whose_certificate_is_of_another_time_says_so() {
     clock.jump(-DAY * 3);
     let mut fleet = Fleet::controller_at(clock.shared()).await;
     fleet.enroll_agent("a1").await;
-    let config = fleet.path().join("agent.yaml");
-    let data_dir = fleet.path().join("agent-a1");
-    std::fs::write(&config, format!("api: holdfast/v1\ndata_dir: {}\n", data_dir.display())).unwrap();
-    let mut command = Command::new(workspace::binary("holdfast-agent"));
-    command.args(["run", "--config"]).arg(&config);
-    let mut agent = Process::start("agent", &mut command, fleet.path());
+    let mut agent = Process::start("agent", &mut fleet.agent_program("a1"), fleet.path());
     let said = agent.wait_until("the reason", PATIENCE, |log| {
         log.lines().find(|line| line.contains("no session with the controller")).map(str::to_owned)
     });

@@ -180,15 +180,7 @@ async fn a_database_is_the_former_or_the_restored_when_the_agent_dies_around_the
     cluster.psql("postgres", "CREATE DATABASE shop");
     cluster.psql("shop", "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 500) n");
     let mut fleet = ProcessFleet::start(LEASE, PLACES).await;
-    let password = fleet.path().join("postgres.pass");
-    std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let yaml = format!(
-        "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [shop] }}\n",
-        cluster.port(),
-        password.display()
-    );
-    fleet.apply(&yaml).await.unwrap();
+    fleet.apply(&cluster.source(fleet.path(), "shop")).await.unwrap();
     fleet.backup_well("pg", "full").await;
     let rows = |database: &str| cluster.psql(database, "SELECT count(*) FROM orders");
     let databases = || cluster.psql("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'shop%'");

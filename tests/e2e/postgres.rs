@@ -18,17 +18,7 @@ async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
 }
 
 async fn declare(operator: &Operator, folder: &Path, cluster: &PostgresCluster) {
-    let password = folder.join("postgres.pass");
-    std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    operator
-        .apply(&format!(
-            "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [shop] }}\n",
-            cluster.port(),
-            password.display()
-        ))
-        .await
-        .expect("the source is good");
+    operator.apply(&cluster.source(folder, "shop")).await.expect("the source is good");
 }
 
 fn make_shop(cluster: &PostgresCluster) {

@@ -188,6 +188,17 @@ impl Fleet {
         Some(listed.into_iter().find(|agent| agent.name == name).map_or(0, |agent| agent.epoch))
     }
 
+    /// The program of an agent that was stopped, on its data folder, to be started as a process of its own.
+    pub fn agent_program(&self, name: &str) -> Command {
+        let config = self.path().join("agent.yaml");
+        let data_dir = self.agent_config(name).data_dir.display();
+        std::fs::write(&config, format!("api: holdfast/v1\ndata_dir: {data_dir}\n"))
+            .expect("the folder is ours");
+        let mut command = Command::new(crate::workspace::binary("holdfast-agent"));
+        command.args(["run", "--config"]).arg(config);
+        command
+    }
+
     /// Changes the configuration that an agent has at its next start.
     pub fn configure_agent(&mut self, name: &str, change: impl FnOnce(&mut AgentConfig)) {
         change(&mut self.agents.get_mut(name).expect("the agent was added").0);

@@ -87,6 +87,18 @@ impl PostgresCluster {
         }
     }
 
+    /// The definition of the source `pg`, databases of this cluster that agent `a1` backs up as superuser: in YAML, the
+    /// databases too. The password goes into a file in `folder`.
+    pub fn source(&self, folder: &Path, databases: &str) -> String {
+        let password = folder.join("postgres.pass");
+        write_private(&password, Self::PASSWORD);
+        format!(
+            "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [{databases}] }}\n",
+            self.port,
+            password.display()
+        )
+    }
+
     /// The TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -47,17 +47,8 @@ async fn postgres_databases_and_tables_of_any_name_come_back() {
         expected.insert(*name, rows.to_string());
     }
     let fleet = Fleet::start().await;
-    let password = fleet.path().join("postgres.pass");
-    std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let databases: Vec<String> = NAMES.iter().map(|name| yaml(name)).collect();
-    let source = format!(
-        "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [{}] }}\n",
-        cluster.port(),
-        password.display(),
-        databases.join(", ")
-    );
-    fleet.apply(&source).await.unwrap();
+    fleet.apply(&cluster.source(fleet.path(), &databases.join(", "))).await.unwrap();
     fleet.backup_well("pg", "full").await;
     fleet.restic().check_all_data();
     let (_, report) = fleet.restore_well(latest("pg")).await;
@@ -108,15 +99,7 @@ async fn a_database_is_restored_under_an_odd_name_that_was_asked_for() {
     cluster.psql("postgres", "CREATE DATABASE shop");
     cluster.psql("shop", "CREATE TABLE orders AS SELECT n FROM generate_series(1, 3) n");
     let fleet = Fleet::start().await;
-    let password = fleet.path().join("postgres.pass");
-    std::fs::write(&password, PostgresCluster::PASSWORD).unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let source = format!(
-        "sources:\n  pg: {{ engine: postgres, agent: a1, connect: {{ host: 127.0.0.1, port: {}, user: postgres, password: {{ file: {} }} }}, databases: [shop] }}\n",
-        cluster.port(),
-        password.display()
-    );
-    fleet.apply(&source).await.unwrap();
+    fleet.apply(&cluster.source(fleet.path(), "shop")).await.unwrap();
     fleet.backup_well("pg", "full").await;
     let into = "-it's \"odd\"\n../";
     fleet.restore_well(PlanRestoreRequest { into: into.to_owned(), ..latest("pg") }).await;
