@@ -103,3 +103,39 @@ impl Drop for DiskWorkIndex {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_repository::id::BlobType;
+    use holdfast_runtime::Shutdown;
+
+    use super::*;
+
+    fn entry(name: &str) -> PackEntry {
+        PackEntry {
+            id: BlobId::of(name.as_bytes()),
+            blob_type: BlobType::Data,
+            offset: 0,
+            length: 100,
+            uncompressed_length: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pack_that_is_relied_on_is_preferred_and_nothing_is_left_behind() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = folder(state.path()).join("a run");
+        let index = DiskWorkIndex::begin(folder.clone(), &TaskGroup::new(&Shutdown::new())).unwrap();
+        let [bad, good] = ["bad", "good"].map(|name| PackId::of(name.as_bytes()));
+        index.doubt(bad);
+        index.enter(vec![(bad, vec![entry("in both"), entry("in the bad one")])]).await.unwrap();
+        index.enter(vec![(good, vec![entry("in both")])]).await.unwrap();
+        let ids = ["in both", "in the bad one", "in none"].map(|name| entry(name).id);
+        let found = index.locate(&ids).await.unwrap();
+        let packs: Vec<_> = found.iter().map(|location| location.map(|location| location.pack)).collect();
+        assert_eq!(packs, [Some(good), Some(bad), None]);
+        assert!(folder.is_dir());
+        drop(index);
+        assert!(!folder.exists());
+    }
+}

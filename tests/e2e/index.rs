@@ -178,3 +178,15 @@ async fn a_copy_of_a_repository_has_an_index_of_its_own() {
     holdfast_tests::Restic::new(copy.display().to_string(), fleet.password_file()).check_all_data();
     fleet.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_check_left_that_died_is_removed_when_the_controller_starts() {
+    let mut fleet = Fleet::start().await;
+    fleet.stop_controller().await;
+    let left = fleet.path().join("controller/work/a-run-1");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("1.segment"), "half of a segment").unwrap();
+    fleet.start_controller().await;
+    assert!(!left.exists());
+    fleet.stop().await;
+}
