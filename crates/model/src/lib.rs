@@ -8,6 +8,7 @@ pub mod error_code;
 pub mod fleet;
 pub mod ids;
 pub mod manifest;
+pub mod metrics;
 pub mod objectives;
 pub mod policy;
 pub mod progress;
