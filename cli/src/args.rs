@@ -5,6 +5,7 @@ pub mod backup;
 pub mod demo;
 pub mod fleet;
 pub mod global;
+pub mod policy;
 pub mod restore;
 pub mod run;
 pub mod status;
@@ -74,6 +75,9 @@ pub enum Command {
     /// Follow, stop and repeat what the fleet does
     #[command(subcommand, arg_required_else_help = true)]
     Run(run::RunCommand),
+    /// Look at policies, and at what they will do by themselves
+    #[command(subcommand, arg_required_else_help = true)]
+    Policy(policy::PolicyCommand),
     /// Declare what is protected
     #[command(subcommand, arg_required_else_help = true)]
     Source(fleet::SourceCommand),

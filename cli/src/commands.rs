@@ -9,6 +9,7 @@ mod context;
 mod doctor;
 mod explain;
 mod fleet_files;
+mod policy;
 mod repo;
 mod restore;
 mod restore_plan;
@@ -34,6 +35,7 @@ pub(crate) async fn dispatch(app: &mut App, command: Command) -> CliResult {
         Command::Backup(command) => backup::backup(app, command).await,
         Command::Restore(command) => restore::restore(app, command).await,
         Command::Run(command) => run::run(app, command).await,
+        Command::Policy(command) => policy::policy(app, command).await,
         Command::Source(command) => source::source(app, command).await,
         Command::Repo(command) => repo::repo(app, command).await,
         Command::Agent(command) => agent::agent(app, command).await,

@@ -167,6 +167,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Backup(_) => "holdfast backup",
         Command::Restore(_) => "holdfast restore",
         Command::Run(_) => "holdfast run",
+        Command::Policy(_) => "holdfast policy",
         Command::Source(_) => "holdfast source",
         Command::Repo(_) => "holdfast repo",
         Command::Agent(_) => "holdfast agent",

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod fleet;
+pub mod policies;
 pub mod repositories;
 pub mod restores;
 pub mod runs;

@@ -342,9 +342,10 @@ mod tests {
             requested_by: "test".to_owned(),
             traceparent: None,
             retry_of: None,
+            slot: None,
         };
         let batch_of_run = Batch::new("test", "test", "test");
-        let run = lifecycle.queue(vec![new], batch_of_run, |batch, _| batch).await.unwrap().remove(0);
+        let run = lifecycle.queue(vec![new], batch_of_run, |batch, _| batch).await.unwrap().0.remove(0);
         let committed = snapshot(700, Some(run.id), clock.now());
         // Another repository may hold a copy of it.
         let copy = SnapshotRecord {

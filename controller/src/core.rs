@@ -19,6 +19,7 @@ use crate::records::Records;
 use crate::repositories::{OpenRepository, Repositories};
 use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
+use crate::schedules::Schedules;
 use crate::session_registry::SessionRegistry;
 
 /// Everything that the parts share.
@@ -41,6 +42,8 @@ pub struct Core {
     pub agents: Agents,
     /// What is declared.
     pub definitions: Definitions,
+    /// When backups begin by themselves.
+    pub schedules: Schedules,
     /// What is known of snapshots.
     pub catalog: Catalog,
     /// Open repositories.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use holdfast_model::fleet::{Change, ChangeAction, Fleet};
-use holdfast_model::ids::{RepositoryName, SourceName};
+use holdfast_model::ids::{PolicyName, RepositoryName, SourceName};
+use holdfast_model::policy::Policy;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::source::Source;
 use holdfast_model::{ErrorCode, Failure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::records::{Batch, Records};
 use crate::store::{Expect, Kind};
@@ -20,6 +22,7 @@ pub struct Definitions {
     current: ArcSwap<Declared>,
     /// Orders changes: the version of each definition is checked again by the store.
     turn: tokio::sync::Mutex<()>,
+    changed: Notify,
 }
 
 /// One moment of the fleet.
@@ -66,7 +69,12 @@ impl Definitions {
             declared.stamps.insert(format!("{kind}.{name}"), stamp);
         }
         let current = ArcSwap::from_pointee(declared);
-        Ok(Self { records, current, turn: tokio::sync::Mutex::default() })
+        Ok(Self { records, current, turn: tokio::sync::Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Completes at the next change. Create it before looking at the fleet, so that no change is missed.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.changed.notified()
     }
 
     /// The fleet now.
@@ -85,6 +93,38 @@ impl Definitions {
         })
     }
 
+    /// A source as an agent is to back it up: what it leaves open is as its policy says.
+    ///
+    /// # Errors
+    /// `HF-4001` when there is none of this name.
+    pub fn effective_source(&self, name: &SourceName) -> Result<Source, Failure> {
+        let mut source = self.source(name)?;
+        if source.hooks.is_empty()
+            && let Some((_, policy)) = self.policy_of(&source)
+        {
+            source.hooks = policy.hooks;
+        }
+        Ok(source)
+    }
+
+    /// A policy.
+    ///
+    /// # Errors
+    /// `HF-4001` when there is none of this name.
+    pub fn policy(&self, name: &PolicyName) -> Result<Policy, Failure> {
+        self.current.load().fleet.policies.get(name).cloned().ok_or_else(|| {
+            Failure::new(ErrorCode::NotFound, format!("there is no policy {name}"))
+                .then("holdfast policy list")
+        })
+    }
+
+    /// The policy that a source is under.
+    pub fn policy_of(&self, source: &Source) -> Option<(PolicyName, Policy)> {
+        let name = source.policy.as_ref()?;
+        let policy = self.current.load().fleet.policies.get(name).cloned()?;
+        Some((name.clone(), policy))
+    }
+
     /// A repository.
     ///
     /// # Errors
@@ -96,7 +136,7 @@ impl Definitions {
         })
     }
 
-    /// The repositories a source is backed up to: those it names, or the only one there is.
+    /// The repositories a source is backed up to: those it names, or those of its policy, or the only one there is.
     ///
     /// # Errors
     /// `HF-1008` when it names none and there is none or more than one.
@@ -107,6 +147,9 @@ impl Definitions {
     ) -> Result<Vec<RepositoryName>, Failure> {
         if !source.to.is_empty() {
             return Ok(source.to.clone());
+        }
+        if let Some((_, policy)) = self.policy_of(source).filter(|(_, policy)| !policy.to.is_empty()) {
+            return Ok(policy.to);
         }
         let current = self.current.load();
         let mut names = current.fleet.repositories.keys();
@@ -172,6 +215,7 @@ impl Definitions {
             }
         }
         self.current.store(Arc::new(after));
+        self.changed.notify_waiters();
         Ok(())
     }
 }

@@ -149,7 +149,7 @@ async fn prepare(core: &Core, run: &Run) -> Result<Option<v1::Assign>, Failure> 
     if run.agent.is_none() {
         return Ok(None);
     }
-    let source = run.spec.source().map(|name| core.definitions.source(name)).transpose()?;
+    let source = run.spec.source().map(|name| core.definitions.effective_source(name)).transpose()?;
     let manifest_json = match &run.spec {
         RunSpec::Restore { repository, snapshot, .. } => {
             core.catalog.manifest(repository, *snapshot).await?.as_ref().map(document).unwrap_or_default()
@@ -199,6 +199,7 @@ mod tests {
             progress: Progress::default(),
             traceparent: None,
             retry_of: None,
+            slot: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! | what everybody shares | [`core`] |
 //! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
 //! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
+//! | schedules | [`schedules`], [`scheduler`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | once a day | [`upkeep`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
@@ -34,6 +35,8 @@ pub mod repositories;
 pub mod repository_index;
 pub mod run_lifecycle;
 pub mod run_logs;
+pub mod scheduler;
+pub mod schedules;
 pub mod secrets;
 pub mod server;
 pub mod session;
@@ -66,6 +69,7 @@ use crate::records::{Batch, Records, store_failure};
 use crate::repositories::Repositories;
 use crate::run_lifecycle::RunLifecycle;
 use crate::run_logs::RunLogs;
+use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::session_registry::SessionRegistry;
 use crate::store::{EmbeddedStore, Expect, Kind, Store, StoreSettings};
@@ -172,6 +176,7 @@ impl Controller {
         });
         tasks.spawn("dispatcher", OnEnd::Essential, dispatcher::run(core.clone()));
         tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
+        tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, store })
     }
@@ -212,6 +217,7 @@ async fn build(
         sessions: SessionRegistry::default(),
         agents: Agents::new(records.clone()),
         definitions: Definitions::load(records.clone()).await?,
+        schedules: Schedules::load(records.clone()).await?,
         catalog: Catalog::new(records.clone()),
         repositories: Repositories::new(
             Secrets::from_process(),

@@ -3,18 +3,21 @@
 //! | kind | keys |
 //! |---|---|
 //! | definition | `repositories/NAME`, `sources/NAME`, `agents/NAME` |
-//! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE` and `last-clean-check/REPOSITORY` |
+//! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE`, `last-success/SOURCE/TYPE` and `last-clean-check/REPOSITORY` |
 //! | snapshot | `id/ID` the record; `all/TIME/ID` and `source/NAME/TIME/ID` for order |
 //! | agent | `NAME` |
 //! | session | `NAME`: which fact of which outbox was taken last |
 //! | hold | snapshot id |
 //! | plan | plan id |
+//! | slot, pause | `SOURCE` |
 //! | idempotency key | `CALLER/KEY`: the ids of what the first request made |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_model::ids::{AgentName, RepositoryName, RunId, SnapshotId, SourceName};
-use holdfast_model::run::{Run, RunSpec};
+use holdfast_model::run::{Run, RunSpec, SnapshotType};
+use holdfast_model::run_state::Phase;
 use holdfast_model::snapshot::{Hold, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use jiff::Timestamp;
@@ -108,8 +111,15 @@ impl Batch {
         }
         let batch = batch.delete(Kind::Run, active_key(run.id), Expect::Any);
         match (&run.spec, run.spec.repository()) {
-            (RunSpec::Backup { source, .. }, _) => {
-                batch.put(Kind::Run, format!("last-backup/{source}"), &run.id, Expect::Any)
+            (RunSpec::Backup { source, snapshot_type, .. }, _) => {
+                let batch = batch.put(Kind::Run, format!("last-backup/{source}"), &run.id, Expect::Any);
+                match run.state.phase {
+                    Phase::Succeeded { .. } => {
+                        let key = format!("last-success/{source}/{snapshot_type}");
+                        batch.put(Kind::Run, key, &run.ended_at, Expect::Any)
+                    }
+                    _ => batch,
+                }
             }
             (RunSpec::Check { .. }, Some(repository)) if run.is_clean() => {
                 batch.put(Kind::Run, format!("last-clean-check/{repository}"), &run.ended_at, Expect::Any)
@@ -260,6 +270,25 @@ impl Records {
             None => Ok(None),
             Some(found) => Ok(self.run(found.value).await?.map(|(run, _)| run)),
         }
+    }
+
+    /// When backups of a source last succeeded, by type.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn last_successes(
+        &self,
+        source: &SourceName,
+    ) -> Result<BTreeMap<SnapshotType, Timestamp>, Failure> {
+        let prefix = format!("last-success/{source}/");
+        let mut successes = BTreeMap::new();
+        for found in self.all::<Option<Timestamp>>(Kind::Run, &prefix).await? {
+            let snapshot_type = SnapshotType::parse(found.key.trim_start_matches(&prefix));
+            if let (Some(snapshot_type), Some(at)) = (snapshot_type, found.value) {
+                successes.insert(snapshot_type, at);
+            }
+        }
+        Ok(successes)
     }
 
     /// When a check of a repository last ended without a finding.

@@ -6,15 +6,16 @@
 
 pub mod retry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId};
+use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId, SourceName};
 use holdfast_model::progress::Progress;
 use holdfast_model::restore::RestoreReport;
-use holdfast_model::run::{Run, RunSpec};
+use holdfast_model::run::{Run, RunKind, RunSpec};
 use holdfast_model::run_state::{IllegalTransition, Intent, Phase, RunEvent, RunState};
+use holdfast_model::schedule::SlotId;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::SharedClock;
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ struct Inner {
     /// Orders the queueing of runs, so that two requests do not both find a source free.
     queueing: tokio::sync::Mutex<()>,
     changed: Notify,
+    /// Sources of which a backup ended since this was last taken.
+    ended_backups: Mutex<BTreeSet<SourceName>>,
 }
 
 struct ActiveRun {
@@ -65,6 +68,8 @@ pub struct NewRun {
     pub traceparent: Option<String>,
     /// The run that it repeats.
     pub retry_of: Option<RunId>,
+    /// The slot that it is the run of.
+    pub slot: Option<SlotId>,
 }
 
 /// What is recorded together with an event.
@@ -106,12 +111,13 @@ impl RunLifecycle {
             active: Mutex::new(active),
             queueing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            ended_backups: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Stores runs as queued, all or none, together with what else belongs to the request: `remember` adds it to the
-    /// batch once the runs have their ids.
+    /// batch once the runs have their ids. Returns the number of the commit with them.
     ///
     /// # Errors
     /// `HF-4005` when a run of the same kind and source is active, `HF-4021` when too many wait.
@@ -120,7 +126,7 @@ impl RunLifecycle {
         new: Vec<NewRun>,
         mut batch: Batch,
         remember: impl FnOnce(Batch, &[Run]) -> Batch,
-    ) -> Result<Vec<Run>, Failure> {
+    ) -> Result<(Vec<Run>, u64), Failure> {
         let _turn = self.inner.queueing.lock().await;
         let mut runs = Vec::with_capacity(new.len());
         for new in new {
@@ -143,6 +149,7 @@ impl RunLifecycle {
                 progress: Progress::default(),
                 traceparent: new.traceparent,
                 retry_of: new.retry_of,
+                slot: new.slot,
             };
             batch = batch.put_new_run(&run);
             runs.push(run);
@@ -162,7 +169,7 @@ impl RunLifecycle {
         }
         drop(active);
         self.inner.changed.notify_waiters();
-        Ok(runs)
+        Ok((runs, version))
     }
 
     /// One active run per kind, source and repository: two captures of one source at a time help nobody.
@@ -276,6 +283,9 @@ impl RunLifecycle {
         }
         if run.state.phase.is_terminal() {
             active.remove(&run.id);
+            if let RunSpec::Backup { source, .. } = &run.spec {
+                self.inner.ended_backups.lock().insert(source.clone());
+            }
         }
         drop(active);
         self.inner.changed.notify_waiters();
@@ -393,6 +403,18 @@ impl RunLifecycle {
     /// The runs that have not ended, oldest first.
     pub fn active(&self) -> Vec<Run> {
         self.inner.active.lock().values().map(|entry| entry.run.clone()).collect()
+    }
+
+    /// Whether a backup of a source waits or is under way.
+    pub fn is_backed_up_now(&self, source: &SourceName) -> bool {
+        let active = self.inner.active.lock();
+        let mut runs = active.values().map(|entry| &entry.run.spec);
+        runs.any(|spec| spec.kind() == RunKind::Backup && spec.source() == Some(source))
+    }
+
+    /// The sources of which a backup ended since this was last asked.
+    pub fn take_ended_backups(&self) -> BTreeSet<SourceName> {
+        std::mem::take(&mut self.inner.ended_backups.lock())
     }
 
     /// Changes of a run from now on; none when it has ended.

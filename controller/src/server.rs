@@ -13,6 +13,7 @@ use holdfast_proto::v1::agent_service_server::AgentServiceServer;
 use holdfast_proto::v1::data_service_server::DataServiceServer;
 use holdfast_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use holdfast_proto::v1::fleet_service_server::FleetServiceServer;
+use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
 use holdfast_proto::v1::repository_service_server::RepositoryServiceServer;
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
 use holdfast_proto::v1::run_service_server::RunServiceServer;
@@ -33,6 +34,7 @@ use tracing::Instrument as _;
 use crate::access::{self, Caller};
 use crate::api::agents::{AgentApi, Enrollment};
 use crate::api::fleet::FleetApi;
+use crate::api::policies::PoliciesApi;
 use crate::api::repositories::RepositoriesApi;
 use crate::api::restores::Restores;
 use crate::api::runs::Runs;
@@ -104,6 +106,7 @@ async fn routes(core: &Arc<Core>) -> Result<Routes, Failure> {
         .add_service(limited!(AgentServiceServer::new(AgentApi::new(core.clone()))))
         .add_service(limited!(DataServiceServer::new(DataPlane::new(core.clone()))))
         .add_service(limited!(FleetServiceServer::new(FleetApi::new(core.clone()))))
+        .add_service(limited!(PolicyServiceServer::new(PoliciesApi::new(core.clone()))))
         .add_service(limited!(RunServiceServer::new(Runs::new(core.clone()))))
         .add_service(limited!(RestoreServiceServer::new(Restores::new(core.clone()))))
         .add_service(limited!(SnapshotServiceServer::new(Snapshots::new(core.clone()))))

@@ -219,6 +219,7 @@ impl From<&Run> for v1::Run {
             findings: run.findings.clone(),
             retry_of: text(run.retry_of.map(|id| id.to_string())),
             trace_id: text(run.traceparent.as_deref().and_then(trace_id).map(str::to_owned)),
+            slot_at: run.slot.as_ref().map(|slot| timestamp(slot.at)),
         }
     }
 }

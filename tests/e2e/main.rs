@@ -23,6 +23,7 @@ mod partitions;
 mod policies;
 mod postgres;
 mod s3;
+mod schedules;
 mod secrets;
 mod snapshots;
 mod sqlite;

@@ -15,6 +15,7 @@ use holdfast_model::secret::Secret;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_proto::v1::fleet_service_client::FleetServiceClient;
+use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
 use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
@@ -308,6 +309,11 @@ impl Operator {
     /// Calls about definitions and agents.
     pub fn fleet(&self) -> FleetServiceClient<OperatorChannel> {
         FleetServiceClient::new(self.channel())
+    }
+
+    /// Calls about what policies do.
+    pub fn policies(&self) -> PolicyServiceClient<OperatorChannel> {
+        PolicyServiceClient::new(self.channel())
     }
 
     /// Calls about runs.

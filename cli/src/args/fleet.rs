@@ -18,6 +18,10 @@ pub enum SourceCommand {
     Show(SourceNameArgs),
     /// Reach a source as a backup would, step by step; changes nothing
     Test(SourceNameArgs),
+    /// Keep the backups of a source from beginning by themselves for a while
+    Pause(SourcePauseArgs),
+    /// End the pause of a source
+    Resume(SourceNameArgs),
     /// Forget the definition of a source; its snapshots stay
     Remove(SourceRemoveArgs),
 }
@@ -143,6 +147,25 @@ pub struct SourceNameArgs {
     /// Name of the source
     #[arg(value_name = "SOURCE")]
     pub name: String,
+}
+
+/// `source pause`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast source pause shop --reason \"migration\" --for 2h
+  holdfast source pause shop --reason \"host is down for repair\"
+
+Runs that are active go on, and `holdfast backup run` still works. What was missed is caught up with when the pause is \
+over, as the policy says. A paused source is shown as such, and its objectives still count.")]
+pub struct SourcePauseArgs {
+    /// Name of the source
+    #[arg(value_name = "SOURCE")]
+    pub name: String,
+
+    /// For how long, such as 2h or 1d; without it until `holdfast source resume`
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub length: Option<Duration>,
 }
 
 /// `source remove`

@@ -28,6 +28,14 @@ macro_rules! calls {
 }
 
 calls! {
+    policy_service_client::PolicyServiceClient {
+        /// The runs that begin next by themselves.
+        next_runs = next(NextRunsRequest) -> NextRunsResponse;
+        /// Keeps the backups of a source from beginning by themselves.
+        pause_source = pause(PauseSourceRequest) -> PauseSourceResponse;
+        /// Ends a pause.
+        resume_source = resume(ResumeSourceRequest) -> ResumeSourceResponse;
+    }
     run_service_client::RunServiceClient {
         /// Queues runs.
         start_runs = start(StartRequest) -> StartResponse;

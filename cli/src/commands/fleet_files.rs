@@ -45,9 +45,7 @@ pub(super) async fn apply(app: &mut App, args: ApplyArgs) -> CliResult {
     if app.output.is_human() {
         app.output.note(&format!("{} applied", counted(applied.len() as u64, "change")));
         if applied.iter().any(|change| change.path.starts_with("policies.")) {
-            app.output.note(
-                "policies are kept, but this version starts no run by itself: backups begin when you say so",
-            );
+            app.output.next(&["holdfast policy next".to_owned()]);
         }
     } else {
         app.output.list(&applied, "")?;

@@ -234,6 +234,7 @@ fn describe(run: &RunView, look: &Look) -> String {
         ("waits for", run.waiting_for.as_deref().map(plain).unwrap_or_default()),
         ("snapshot", run.snapshot_id.clone().unwrap_or_default()),
         ("retry of", run.retry_of.clone().unwrap_or_default()),
+        ("slot", run.slot_at.map_or_else(String::new, |at| look.both_times(at))),
         ("trace", run.trace_id.clone().unwrap_or_default()),
     ];
     let progress = &run.progress;

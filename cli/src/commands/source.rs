@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fleet_files::apply_text;
 use super::source_definition::{check, source_file};
 use crate::app::App;
-use crate::args::fleet::{SourceAddArgs, SourceCommand, SourceRemoveArgs};
+use crate::args::fleet::{SourceAddArgs, SourceCommand, SourcePauseArgs, SourceRemoveArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
@@ -18,6 +18,7 @@ use crate::output::text::{plain, size};
 use crate::output::{Align, Column, Look, Record, Tone, format};
 use crate::suggest;
 use crate::views::fleet::SourceView;
+use crate::views::moment;
 
 pub(super) async fn source(app: &mut App, command: SourceCommand) -> CliResult {
     match command {
@@ -25,6 +26,8 @@ pub(super) async fn source(app: &mut App, command: SourceCommand) -> CliResult {
         SourceCommand::List => list(app).await,
         SourceCommand::Show(args) => show(app, &args.name).await,
         SourceCommand::Test(args) => test(app, &args.name).await,
+        SourceCommand::Pause(args) => pause(app, &args).await,
+        SourceCommand::Resume(args) => resume(app, &args.name).await,
         SourceCommand::Remove(args) => remove(app, args).await,
     }
 }
@@ -182,6 +185,37 @@ fn steps(probe: &ProbeView, look: &Look) -> String {
         plain(&probe.version),
         format::grid(&[("", Align::Left); 3], &rows, look)
     )
+}
+
+async fn pause(app: &mut App, args: &SourcePauseArgs) -> CliResult {
+    let client = app.connect().await?;
+    let for_seconds = args.length.map_or(Ok(0), |length| u32::try_from(length.as_secs()));
+    let for_seconds = for_seconds.map_err(|_| CliError::usage("--for is longer than a year"))?;
+    if args.length.is_some() && for_seconds == 0 {
+        return Err(CliError::usage("--for is shorter than a second"));
+    }
+    let reason = app.ask_reason("a pause")?;
+    let request = v1::PauseSourceRequest { source: args.name.clone(), reason, for_seconds };
+    let pause = client.pause_source(request).await?.pause.unwrap_or_default();
+    let until = match moment(pause.until) {
+        Some(until) => format!("until {}", app.output.look().both_times(until)),
+        None => "until it is resumed".to_owned(),
+    };
+    app.output.note(&format!("source {} is paused {until}", args.name));
+    app.output.next(&[format!("holdfast source resume {}", args.name)]);
+    Ok(ExitStatus::Ok)
+}
+
+async fn resume(app: &mut App, name: &str) -> CliResult {
+    let client = app.connect().await?;
+    let reply = client.resume_source(v1::ResumeSourceRequest { source: name.to_owned() }).await?;
+    app.output.note(&if reply.was_paused {
+        format!("source {name} is not paused any more")
+    } else {
+        format!("source {name} was not paused")
+    });
+    app.output.next(&[format!("holdfast policy next {name}")]);
+    Ok(ExitStatus::Ok)
 }
 
 async fn remove(app: &mut App, args: SourceRemoveArgs) -> CliResult {

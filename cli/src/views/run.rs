@@ -64,6 +64,8 @@ pub struct RunView {
     pub retry_of: Option<String>,
     /// Its trace.
     pub trace_id: Option<String>,
+    /// The moment of the schedule that it is the run of; null when somebody asked for it.
+    pub slot_at: Option<Timestamp>,
 }
 
 /// Counters of a run.
@@ -144,6 +146,7 @@ impl From<v1::Run> for RunView {
             findings: run.findings,
             retry_of: filled(run.retry_of),
             trace_id: filled(run.trace_id),
+            slot_at: moment(run.slot_at),
         }
     }
 }

@@ -310,6 +310,7 @@ fn new_run(caller: &Caller, spec: RunSpec, agent: &AgentName) -> NewRun {
         requested_by: caller.actor(),
         traceparent: None,
         retry_of: None,
+        slot: None,
     }
 }
 

@@ -66,6 +66,7 @@ impl Runs {
                     requested_by: caller.actor(),
                     traceparent: traceparent.clone(),
                     retry_of: None,
+                    slot: None,
                 })
             })
             .collect::<Result<_, Failure>>()?;
@@ -204,6 +205,7 @@ impl Runs {
             requested_by: caller.actor(),
             traceparent: None,
             retry_of: Some(old.id),
+            slot: None,
         };
         queue_run(&self.core, caller, "run.retry", new, repeatable.as_ref()).await
     }
@@ -306,11 +308,10 @@ pub async fn queue_runs(
         .map(|new| new.spec.source().map_or_else(|| new.spec.kind().to_string(), ToString::to_string))
         .collect();
     let batch = Batch::new(caller.actor(), action, target.join(" "));
-    core.runs
-        .queue(new, batch, |batch, runs| {
-            Repeatable::remember(repeatable, batch, runs.iter().map(|run| run.id.to_string()).collect())
-        })
-        .await
+    let queued = core.runs.queue(new, batch, |batch, runs| {
+        Repeatable::remember(repeatable, batch, runs.iter().map(|run| run.id.to_string()).collect())
+    });
+    queued.await.map(|(runs, _)| runs)
 }
 
 /// Stores one new run, like [`queue_runs`].

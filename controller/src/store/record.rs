@@ -69,7 +69,7 @@ kinds! {
     Idempotency = 11 "idempotency key";
     /// Who leads, until when, under which fencing number.
     Lease = 12 "lease";
-    /// A due slot of a schedule and the run it became.
+    /// What has become of the slots of a source under its schedule, by the source.
     Slot = 13 "slot";
     /// Which fact of an agent was taken last, by the agent.
     Session = 14 "session";
@@ -77,6 +77,8 @@ kinds! {
     Setting = 15 "setting";
     /// The packs of a repository that a check found damaged, by the name of the repository.
     DamagedPacks = 16 "damaged packs";
+    /// That no backup of a source begins by itself for now, by the source.
+    Pause = 17 "pause";
 }
 
 impl Kind {

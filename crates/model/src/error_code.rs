@@ -165,6 +165,9 @@ error_codes! {
     QueueFull = 4021, Conflict, Transient, "too much is waiting already";
     StateLocked = 4022, Conflict, Human, "another process holds the controller's state";
     RecordTooLarge = 4023, Usage, BadInput, "the object is larger than the controller's state takes";
+    NotScheduled = 4030, Conflict, BadInput, "the source is under no policy";
+    HostBusy = 4031, Failed, Transient, "the host of the source stayed too busy";
+    TooLateToBegin = 4032, Failed, Transient, "the scheduled run could not begin in time";
     // --- 5xxx: agent
     NotAllowedHere = 5001, Denied, Human, "the agent's own configuration does not allow this";
     HookFailed = 5002, Failed, Human, "a hook failed";

@@ -10,6 +10,7 @@ use crate::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, So
 use crate::progress::Progress;
 use crate::restore::{Placement, RestoreReport, RestoredTarget};
 use crate::run_state::{Phase, RunState};
+use crate::schedule::SlotId;
 
 /// How many times the machine itself starts a run over after a lost lease.
 pub const ATTEMPTS_MAX: u32 = 5;
@@ -254,6 +255,9 @@ pub struct Run {
     /// The run that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<RunId>,
+    /// The slot of a schedule that this is the run of; none for what somebody asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotId>,
 }
 
 impl Run {

@@ -391,7 +391,20 @@ impl Timetable {
     }
 
     fn follows_types(&self) -> bool {
-        self.schedule.by_type().any(|(_, when)| matches!(when.rule, Rule::After(After::Type(_))))
+        self.follows().any(|followed| matches!(followed, After::Type(_)))
+    }
+
+    /// The backups that runs of this schedule follow.
+    pub fn follows(&self) -> impl Iterator<Item = &After> {
+        self.schedule.by_type().filter_map(|(_, when)| match &when.rule {
+            Rule::After(followed) => Some(followed),
+            Rule::Cron(_) | Rule::Every(_) => None,
+        })
+    }
+
+    /// The schedule.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
     }
 
     /// Enters what was decided into the history of the source.

@@ -1,6 +1,7 @@
 //! Rules for times: when runs of a type are due, and how a log is archived.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,17 @@ impl From<When> for WhenDocument {
             Rule::After(After::Source(source)) => document.after = Some(source.to_string()),
         }
         document
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.rule {
+            Rule::Cron(cron) => write!(f, "at {cron}"),
+            Rule::Every(every) => write!(f, "every {every}"),
+            Rule::After(After::Type(snapshot_type)) => write!(f, "after {snapshot_type}"),
+            Rule::After(After::Source(source)) => write!(f, "after {source}"),
+        }
     }
 }
 
