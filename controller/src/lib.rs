@@ -10,6 +10,7 @@
 //! | schedules | [`schedules`], [`scheduler`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | once a day | [`upkeep`] |
+//! | how sources stand | [`source_status`], [`doctor`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -41,6 +42,7 @@ pub mod secrets;
 pub mod server;
 pub mod session;
 pub mod session_registry;
+pub mod source_status;
 pub mod store;
 pub mod upkeep;
 pub mod verify;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use holdfast_model::Failure;
 use holdfast_model::ids::{PolicyName, SourceName};
 use holdfast_model::policy::{After, Policy};
-use holdfast_model::schedule::{Due, SkipReason, Slot, SlotHistory, SourceState, Timetable, WakeQueue};
+use holdfast_model::schedule::{
+    Due, Gap, Hold, SkipReason, Slot, SlotHistory, SourceState, Successes, Timetable, WakeQueue,
+};
+use holdfast_model::units::Span;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -76,6 +79,8 @@ impl Pause {
 pub struct Entry {
     /// Its rules.
     pub timetable: Arc<Timetable>,
+    /// The longest time between two runs that the rules allow; none when nothing goes by the clock.
+    pub longest_gap: Option<Span>,
     /// What is stored of it.
     pub state: SourceSchedule,
     version: u64,
@@ -196,18 +201,23 @@ impl Schedules {
             None => inner.stored.get(source).cloned(),
         };
         let fleet = &declared.fleet;
-        let timetables: HashMap<&PolicyName, (Arc<Timetable>, String)> = fleet
+        let timetables: HashMap<&PolicyName, (Arc<Timetable>, Option<Span>, String)> = fleet
             .policies
             .iter()
             .map(|(name, policy)| {
-                (name, (Arc::new(Timetable::new(policy.schedule.clone())), rules_of(policy)))
+                let timetable = Timetable::new(policy.schedule.clone());
+                let longest_gap = match timetable.longest_gap(None) {
+                    Gap::Longest(gap) => Some(gap),
+                    Gap::NoClock | Gap::Never => None,
+                };
+                (name, (Arc::new(timetable), longest_gap, rules_of(policy)))
             })
             .collect();
         let mut entries = HashMap::new();
         let mut new = Vec::new();
         for (source, definition) in &fleet.sources {
             let Some(policy) = &definition.policy else { continue };
-            let Some((timetable, rules)) = timetables.get(policy) else { continue };
+            let Some((timetable, longest_gap, rules)) = timetables.get(policy) else { continue };
             let (state, version) = match known(source) {
                 Some((state, version)) if state.policy == *policy && state.rules == *rules => {
                     (state, version)
@@ -229,7 +239,8 @@ impl Schedules {
                     (state, 0)
                 }
             };
-            entries.insert(source.clone(), Entry { timetable: timetable.clone(), state, version });
+            let (timetable, longest_gap) = (timetable.clone(), *longest_gap);
+            entries.insert(source.clone(), Entry { timetable, longest_gap, state, version });
         }
         let before = inner.entries.keys().chain(inner.stored.keys());
         let gone: BTreeSet<&SourceName> = before.filter(|source| !entries.contains_key(*source)).collect();
@@ -361,7 +372,6 @@ impl Schedules {
         is_busy: bool,
         now: Timestamp,
     ) -> Result<Due, Failure> {
-        use holdfast_model::schedule::{Hold, Successes};
         let hold = match self.pause_of(source, now) {
             Some(pause) => Some(Hold::Paused { until: pause.until }),
             None => is_busy.then_some(Hold::Busy),

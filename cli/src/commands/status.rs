@@ -13,7 +13,7 @@ use crate::exit_status::ExitStatus;
 use crate::output::text::{counted, plain, short_run, short_snapshot, size};
 use crate::output::{Align, Look, Record as _, Tone, format};
 use crate::views::run::RunView;
-use crate::views::status::SourceStatusView;
+use crate::views::status::{ObjectiveView, SourceStatusView};
 
 /// What an empty fleet is told.
 const EMPTY: &str = "nothing is protected: no source is declared
@@ -68,13 +68,17 @@ fn header(app: &App, reply: &v1::FleetStatusResponse) -> String {
         .and_then(|connection| connection.context)
         .map(|context| format!("{context}   "))
         .unwrap_or_default();
+    let paused = match reply.sources.iter().filter(|source| source.state == "paused").count() {
+        0 => String::new(),
+        some => format!("   {some} paused"),
+    };
     let count = |state: &str| reply.sources.iter().filter(|source| source.state == state).count();
     let not_restorable = match count("not_restorable") {
         0 => "0 not restorable".to_owned(),
         some => app.output.palette().bad(&format!("{some} NOT RESTORABLE")),
     };
     format!(
-        "{name}{}   {} protected   {} at risk   {not_restorable}   controller {}, {} of {} connected",
+        "{name}{}   {} protected{paused}   {} at risk   {not_restorable}   controller {}, {} of {} connected",
         counted(reply.sources.len() as u64, "source"),
         count("protected"),
         count("at_risk"),
@@ -157,17 +161,36 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
             )
         })
     };
+    let promised = status.objectives.iter().any(|objective| objective.target.is_some());
+    if promised {
+        let rows: Vec<_> = status.objectives.iter().map(ObjectiveView::cells).collect();
+        text.push_str(&format::grid(&[("", Align::Left); 4], &rows, look));
+    }
+    // What is promised stands beside its promise already.
+    let unless_promised = |text: String| if promised { String::new() } else { text };
+    let next_run = match (&status.policy, status.next_run_at) {
+        (None, _) => "none by itself: it is under no policy".to_owned(),
+        (Some(policy), _) if status.paused => format!("paused; policy {policy}"),
+        (Some(policy), None) => format!("none by the clock; policy {policy}"),
+        (Some(policy), Some(at)) => format!("{}; policy {policy}", look.time(at)),
+    };
     text.push_str(&details(&[
-        ("loss if now", status.loss()),
+        ("loss if now", unless_promised(status.loss())),
         ("restorable to", look.time_or(status.recovery_point_at, "nothing: there is no snapshot")),
         (
             "restore takes",
-            match status.restore_seconds {
+            unless_promised(match status.restore_seconds {
                 Some(_) => format!("{} (the last one)", status.restore_time()),
                 None => "not known: none was timed".to_owned(),
-            },
+            }),
         ),
-        ("restore proven", look.time_or(status.proven_at, "never")),
+        ("restore proven", unless_promised(look.time_or(status.proven_at, "never"))),
+        ("read in full", unless_promised(look.time_or(status.verified_at, "never"))),
+        ("next run", next_run),
+        (
+            "missed",
+            if status.missed_slots == 0 { String::new() } else { counted(status.missed_slots, "slot") },
+        ),
         ("size", size(status.logical_bytes)),
         ("newest", snapshot.unwrap_or_default()),
         ("running", run(&status.active_run)),
@@ -221,9 +244,9 @@ mod tests {
         insta::assert_snapshot!(overview("prod   2 sources", &all, &all, &look(), false), @r#"
         prod   2 sources
 
-        SOURCE   ENGINE          RESTORABLE TO  LOSS IF NOW  RESTORE TAKES  RESTORE PROVEN  COPIES  STATE
-        shop     sqlite          -                      ALL              -  never                0  XX not restorable
-        pg-main  postgres 15.18  6s ago                  6s         11m42s  9h ago               2  ok
+        SOURCE   ENGINE          RESTORABLE TO  LOSS IF NOW  RESTORE TAKES  RESTORE PROVEN  COPIES  PROMISES  NEXT RUN  STATE
+        shop     sqlite          -                      ALL              -  never                0  -         -         XX not restorable
+        pg-main  postgres 15.18  6s ago                  6s         11m42s  9h ago               2  -         -         ok
 
         1 needs attention
           XX  shop  no backup has ever succeeded  -> holdfast backup run shop
@@ -238,8 +261,61 @@ mod tests {
           restorable to    6s ago
           restore takes    11m42s (the last one)
           restore proven   9h ago
+          read in full     never
+          next run         none by itself: it is under no policy
           size             4.0 GiB
           newest           3f2a91bc, restored, 14 snapshots in 2 repositories
+        "#);
+    }
+
+    #[test]
+    fn promises_stand_beside_what_is_measured() {
+        let objective = |name: &str, target, actual, state: &str| ObjectiveView {
+            objective: name.to_owned(),
+            target,
+            actual,
+            state: state.to_owned(),
+        };
+        let status = SourceStatusView {
+            state: "at_risk".to_owned(),
+            problem: Some("would lose 6s, at most 5s is promised".to_owned()),
+            remedy: Some("holdfast backup run pg-main".to_owned()),
+            policy: Some("gold".to_owned()),
+            next_run_at: Some("2026-11-21T13:56:07Z".parse().unwrap()),
+            missed_slots: 1,
+            objectives: vec![
+                objective("rpo", Some(5), Some(6), "breached"),
+                objective("rto", Some(900), Some(702), "met"),
+                objective("drill_age", Some(604_800), None, "unknown"),
+                objective("verify_age", None, Some(60), "not_set"),
+                objective("copies", Some(2), Some(2), "met"),
+            ],
+            ..protected()
+        };
+        insta::assert_snapshot!(detail(&status, &look()), @r#"
+        pg-main   postgres 15.18   on db1 (connected)   !! at risk
+          loss if now     6s      5s promised        XX breached
+          restore takes   11m     15m promised       ok
+          restore proven  never   every 7d promised  ?? not known yet
+          read in full    1m ago                     not promised
+          copies          2       2 promised         ok
+          restorable to    6s ago
+          next run         in 15m; policy gold
+          missed           1 slot
+          size             4.0 GiB
+          newest           3f2a91bc, restored, 14 snapshots in 2 repositories
+          problem          would lose 6s, at most 5s is promised
+          next             holdfast backup run pg-main
+        "#);
+        let all = [status];
+        insta::assert_snapshot!(overview("prod   1 source", &all, &all, &look(), false), @r#"
+        prod   1 source
+
+        SOURCE   ENGINE          RESTORABLE TO  LOSS IF NOW  RESTORE TAKES  RESTORE PROVEN  COPIES  PROMISES  NEXT RUN  STATE
+        pg-main  postgres 15.18  6s ago                  6s         11m42s  9h ago               2  XX rpo    in 15m    !! at risk
+
+        1 needs attention
+          !!  pg-main  would lose 6s, at most 5s is promised  -> holdfast backup run pg-main
         "#);
     }
 

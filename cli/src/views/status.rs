@@ -22,7 +22,7 @@ pub(crate) struct SourceStatusView {
     pub agent: String,
     /// Whether the agent is connected.
     pub agent_online: bool,
-    /// protected, at_risk or not_restorable.
+    /// protected, paused, at_risk or not_restorable.
     pub state: String,
     /// Why it is not protected.
     pub problem: Option<String>,
@@ -50,6 +50,86 @@ pub(crate) struct SourceStatusView {
     pub active_run: Option<RunView>,
     /// Its last ended backup.
     pub last_backup: Option<RunView>,
+    /// The policy that it is under.
+    pub policy: Option<String>,
+    /// What is promised beside what is measured.
+    pub objectives: Vec<ObjectiveView>,
+    /// When the next backup begins by itself.
+    pub next_run_at: Option<Timestamp>,
+    /// Whether no backup begins by itself for now.
+    pub paused: bool,
+    /// Slots of its schedule that yielded no run.
+    pub missed_slots: u64,
+    /// When every byte of a snapshot was last read.
+    pub verified_at: Option<Timestamp>,
+}
+
+/// A promise beside what is measured.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct ObjectiveView {
+    /// rpo, rto, drill_age, verify_age or copies.
+    pub objective: String,
+    /// What was promised: seconds, or a number of copies.
+    pub target: Option<i64>,
+    /// What is measured, in the same unit.
+    pub actual: Option<i64>,
+    /// met, at_risk, breached, not_set or unknown.
+    pub state: String,
+}
+
+impl From<v1::Objective> for ObjectiveView {
+    fn from(objective: v1::Objective) -> Self {
+        Self {
+            objective: objective.name,
+            target: objective.target,
+            actual: objective.actual,
+            state: objective.state,
+        }
+    }
+}
+
+impl ObjectiveView {
+    /// Its name, a sign, and the measure beside the promise: `4m of 5m`.
+    pub(crate) fn cells(&self) -> Vec<(String, Tone)> {
+        let label = match self.objective.as_str() {
+            "rpo" => "loss if now",
+            "rto" => "restore takes",
+            "drill_age" => "restore proven",
+            "verify_age" => "read in full",
+            other => other,
+        };
+        let amount = |value: Option<i64>| match (value, self.objective.as_str()) {
+            (None, "rpo") => "ALL".to_owned(),
+            (None, "rto") => "not known".to_owned(),
+            (None, _) => "never".to_owned(),
+            (Some(number), "copies") => number.to_string(),
+            (Some(seconds), "drill_age" | "verify_age") => format!("{} ago", span(seconds)),
+            (Some(seconds), _) => span(seconds),
+        };
+        let promised = match (self.target, self.objective.as_str()) {
+            (None, _) => String::new(),
+            (Some(number), "copies") => format!("{number} promised"),
+            (Some(seconds), "drill_age" | "verify_age") => format!("every {} promised", span(seconds)),
+            (Some(seconds), _) => format!("{} promised", span(seconds)),
+        };
+        let (sign, tone) = match self.state.as_str() {
+            "met" => ("ok", Tone::Good),
+            "at_risk" => ("!! at risk", Tone::Warning),
+            "breached" => ("XX breached", Tone::Bad),
+            "unknown" => ("?? not known yet", Tone::Warning),
+            _ => ("not promised", Tone::Plain),
+        };
+        vec![
+            (format!("  {label}"), Tone::Plain),
+            (amount(self.actual), Tone::Plain),
+            (promised, Tone::Plain),
+            (sign.to_owned(), tone),
+        ]
+    }
+}
+
+fn span(seconds: i64) -> String {
+    rough(Duration::from_secs(seconds.unsigned_abs()))
 }
 
 impl From<v1::SourceStatus> for SourceStatusView {
@@ -73,6 +153,12 @@ impl From<v1::SourceStatus> for SourceStatusView {
             proof: filled(status.proof),
             active_run: status.active_run.map(RunView::from),
             last_backup: status.last_backup.map(RunView::from),
+            policy: filled(status.policy),
+            objectives: status.objectives.into_iter().map(ObjectiveView::from).collect(),
+            next_run_at: moment(status.next_run_at),
+            paused: status.pause.is_some(),
+            missed_slots: status.missed_slots,
+            verified_at: moment(status.verified_at),
         }
     }
 }
@@ -85,7 +171,24 @@ impl SourceStatusView {
 
     /// Whether nothing needs attention.
     pub(crate) fn is_protected(&self) -> bool {
-        self.state == "protected" && !self.is_damaged()
+        matches!(self.state.as_str(), "protected" | "paused") && !self.is_damaged()
+    }
+
+    /// Objectives that were promised, for a list: `ok`, or those that do not hold.
+    fn promises(&self) -> String {
+        let named = |state: &str| {
+            let names = self.objectives.iter().filter(|objective| objective.state == state);
+            names.map(|objective| objective.objective.as_str()).collect::<Vec<_>>().join(",")
+        };
+        let (breached, at_risk) = (named("breached"), named("at_risk"));
+        match (breached.as_str(), at_risk.as_str()) {
+            ("", "") if self.objectives.iter().all(|objective| objective.state == "not_set") => {
+                "-".to_owned()
+            }
+            ("", "") => "kept".to_owned(),
+            ("", at_risk) => format!("!! {at_risk}"),
+            (breached, _) => format!("XX {breached}"),
+        }
     }
 
     /// What would be lost now, in a word.
@@ -105,6 +208,7 @@ impl SourceStatusView {
         match self.state.as_str() {
             "protected" if self.is_damaged() => "XX damaged".to_owned(),
             "protected" => "ok".to_owned(),
+            "paused" => "|| paused".to_owned(),
             "at_risk" => "!! at risk".to_owned(),
             "not_restorable" => "XX not restorable".to_owned(),
             other => other.to_owned(),
@@ -115,7 +219,7 @@ impl SourceStatusView {
     pub(crate) fn tone(&self) -> Tone {
         match self.state.as_str() {
             "protected" if !self.is_damaged() => Tone::Good,
-            "at_risk" => Tone::Warning,
+            "at_risk" | "paused" => Tone::Warning,
             _ => Tone::Bad,
         }
     }
@@ -134,6 +238,9 @@ impl Record for SourceStatusView {
             Column::<Self>::right("RESTORE TAKES", |status, _| status.restore_time()),
             Column::<Self>::left("RESTORE PROVEN", |status, look| look.time_or(status.proven_at, "never")),
             Column::<Self>::right("COPIES", |status, _| status.copies.to_string()),
+            Column::<Self>::left("PROMISES", |status, _| status.promises()),
+            Column::<Self>::left("NEXT RUN", |status, look| look.time_or(status.next_run_at, "-")),
+            Column::<Self>::left("POLICY", |status, _| dash(status.policy.as_deref())).only_wide(),
             Column::<Self>::right("SNAPSHOTS", |status, _| count(status.snapshots)).only_wide(),
             Column::<Self>::right("SIZE", |status, _| size(status.logical_bytes)).only_wide(),
             Column::<Self>::left("AGENT", |status, _| {

@@ -1,0 +1,578 @@
+//! How a source stands: what would be lost now, how long a restore takes, when that was last proven, and how that compares
+//! with what its policy promises. One computation for the command line, the metrics, the alerts and the reports.
+
+use std::collections::BTreeSet;
+
+use holdfast_model::Failure;
+use holdfast_model::ids::{PolicyName, RepositoryName, SourceName};
+use holdfast_model::objectives::{self, ObjectiveState, Report, SourceFacts, Standing};
+use holdfast_model::policy::Objectives;
+use holdfast_model::run::{Run, RunKind};
+use holdfast_model::run_state::Phase;
+use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::source::Source;
+use holdfast_model::units::Span;
+use holdfast_proto::convert::timestamp;
+use holdfast_proto::v1;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::policies;
+use crate::core::Core;
+use crate::schedules::Pause;
+
+/// Snapshots of a source looked at for its state.
+const LOOKED_AT: usize = 200;
+
+/// What the state of a source follows from.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Its snapshots, newest first.
+    pub snapshots: Vec<SnapshotRecord>,
+    /// Its last ended backup run.
+    pub last_backup: Option<Run>,
+    /// Its active backup run.
+    pub active_run: Option<Run>,
+    /// Whether its agent is connected.
+    pub agent_online: bool,
+    /// What is promised of it.
+    pub objectives: Objectives,
+    /// What its schedule says.
+    pub schedule: Option<ScheduleFacts>,
+}
+
+/// What the schedule of a source says.
+#[derive(Debug, Clone)]
+pub struct ScheduleFacts {
+    /// The policy that it is under.
+    pub policy: PolicyName,
+    /// Since when.
+    pub since: Timestamp,
+    /// When the next backup begins by itself.
+    pub next_run: Option<Timestamp>,
+    /// The longest time between two runs.
+    pub longest_gap: Option<Span>,
+    /// Its pause, while there is one.
+    pub pause: Option<Pause>,
+    /// Slots that yielded no run.
+    pub missed: u64,
+}
+
+/// How safe a source is, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Safety {
+    /// There is nothing to restore.
+    NotRestorable,
+    /// Something is wrong, or a promise is broken.
+    AtRisk,
+    /// All is well, and no backup begins by itself for now.
+    Paused,
+    /// All is well.
+    Protected,
+}
+
+impl Safety {
+    /// The word used in output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Safety::NotRestorable => "not_restorable",
+            Safety::AtRisk => "at_risk",
+            Safety::Paused => "paused",
+            Safety::Protected => "protected",
+        }
+    }
+}
+
+/// How a source stands.
+#[derive(Debug, Clone)]
+pub struct SourceStanding {
+    /// How safe it is.
+    pub safety: Safety,
+    /// Why, when it is not protected.
+    pub problem: String,
+    /// A command against that.
+    pub remedy: String,
+    /// Newest moment that can be restored.
+    pub recovery_point: Option<Timestamp>,
+    /// What would be lost now, in seconds; none: everything.
+    pub loss_seconds: Option<i64>,
+    /// When a restore last agreed with its manifest, and how long it took in milliseconds.
+    pub proven: Option<(Timestamp, u64)>,
+    /// When every byte of a snapshot was last read.
+    pub verified_at: Option<Timestamp>,
+    /// Repositories that hold a snapshot of it that is not damaged and not older than what is promised.
+    pub copies: u32,
+    /// Objectives beside what is measured.
+    pub objectives: Report,
+    /// What it follows from.
+    pub facts: Facts,
+}
+
+impl SourceStanding {
+    /// Its newest snapshot that is not damaged.
+    pub fn newest(&self) -> Option<&SnapshotRecord> {
+        newest(&self.facts)
+    }
+
+    /// The objectives with their names, in a fixed order.
+    pub fn named_objectives(&self) -> [(&'static str, Standing<i64>); 5] {
+        let report = self.objectives;
+        [
+            ("rpo", report.rpo),
+            ("rto", report.rto),
+            ("drill_age", report.drill_age),
+            ("verify_age", report.verify_age),
+            ("copies", report.copies),
+        ]
+    }
+}
+
+fn newest(facts: &Facts) -> Option<&SnapshotRecord> {
+    facts.snapshots.iter().find(|record| record.proof.damage.is_none())
+}
+
+/// The moment that a snapshot is of.
+fn captured_at(record: &SnapshotRecord) -> Timestamp {
+    record.manifest.as_ref().map_or(record.committed_at, |manifest| manifest.captured_at)
+}
+
+/// How a source stands: a pure function of what is known. Nothing is green without evidence.
+pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -> SourceStanding {
+    let newest_at = newest(&facts).map(captured_at);
+    let proven = facts.snapshots.iter().filter_map(|record| {
+        let at = record.proof.restored_at?;
+        Some((at, record.proof.restore_millis.unwrap_or(0)))
+    });
+    let proven = proven.max();
+    let verified_at = facts.snapshots.iter().filter_map(|record| record.proof.read_at).max();
+    let copies = copies(&facts, newest_at);
+    let schedule = facts.schedule.as_ref();
+    let measured = SourceFacts {
+        protected_since: schedule.map_or(now, |schedule| schedule.since),
+        newest_snapshot: newest_at,
+        log_until: None,
+        unchanged_at: None,
+        next_run: schedule.and_then(|schedule| schedule.next_run),
+        last_run_failed: last_failure(&facts, newest_at).is_some(),
+        last_restore: proven
+            .map(|(_, millis)| SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))),
+        last_drill: proven.map(|(at, _)| at),
+        last_verify: verified_at,
+        copies,
+    };
+    let objectives = objectives::report(&facts.objectives, &measured, now);
+    let (safety, problem, remedy) = verdict(name, source, &facts, newest_at, &objectives, now);
+    SourceStanding {
+        safety,
+        problem,
+        remedy,
+        recovery_point: newest_at,
+        loss_seconds: objectives::potential_loss(&measured, now).map(|loss| loss.as_secs()),
+        proven,
+        verified_at,
+        copies,
+        objectives,
+        facts,
+    }
+}
+
+/// Repositories whose newest sound snapshot of the source is as good as the newest of all: not older than it by more
+/// than may be lost.
+fn copies(facts: &Facts, newest_at: Option<Timestamp>) -> u32 {
+    let Some(newest_at) = newest_at else { return 0 };
+    let gap = facts.schedule.as_ref().and_then(|schedule| schedule.longest_gap);
+    let allowed = facts.objectives.rpo.or(gap).map_or(SignedDuration::MAX, Span::duration);
+    let good = facts.snapshots.iter().filter(|record| {
+        record.proof.damage.is_none() && newest_at.duration_since(captured_at(record)) <= allowed
+    });
+    let repositories: BTreeSet<&RepositoryName> = good.map(|record| &record.repository).collect();
+    u32::try_from(repositories.len()).unwrap_or(u32::MAX)
+}
+
+/// The last backup, when it failed and nothing newer was captured.
+fn last_failure(facts: &Facts, newest_at: Option<Timestamp>) -> Option<(&Run, &Failure)> {
+    let run = facts.last_backup.as_ref()?;
+    match &run.state.phase {
+        Phase::Failed(failure) if run.ended_at >= newest_at => Some((run, failure)),
+        _ => None,
+    }
+}
+
+fn verdict(
+    name: &SourceName,
+    source: &Source,
+    facts: &Facts,
+    newest_at: Option<Timestamp>,
+    objectives: &Report,
+    now: Timestamp,
+) -> (Safety, String, String) {
+    let at_risk = |problem: String, remedy: String| (Safety::AtRisk, problem, remedy);
+    let why = last_failure(facts, newest_at)
+        .map(|(run, failure)| (failure.to_string(), format!("holdfast run logs {}", run.id.short())));
+    if newest_at.is_none() {
+        let (problem, remedy) = why.unwrap_or_else(|| {
+            let problem =
+                if facts.snapshots.is_empty() { "was never backed up" } else { "every snapshot is damaged" };
+            (problem.to_owned(), format!("holdfast backup run {name}"))
+        });
+        return (Safety::NotRestorable, problem, remedy);
+    }
+    if let Some(record) = facts.snapshots.first()
+        && let Some(damage) = &record.proof.damage
+    {
+        let problem = format!("its newest snapshot {} is damaged: {damage}", record.id.short());
+        return at_risk(problem, format!("holdfast backup run {name} --type full"));
+    }
+    if let Some((problem, remedy)) = why {
+        return at_risk(format!("the last backup failed: {problem}"), remedy);
+    }
+    if !facts.agent_online {
+        return at_risk(format!("agent {} is not connected", source.agent), "holdfast agent list".to_owned());
+    }
+    if let Some((problem, remedy)) = breach(name, facts, objectives) {
+        return at_risk(problem, remedy);
+    }
+    let Some(schedule) = &facts.schedule else { return (Safety::Protected, String::new(), String::new()) };
+    if let Some(pause) = &schedule.pause {
+        let until = pause.until.map_or_else(|| "until it is resumed".to_owned(), |at| format!("until {at}"));
+        let problem = format!("is paused {until} by {}: {}", pause.by, pause.reason);
+        return (Safety::Paused, problem, format!("holdfast source resume {name}"));
+    }
+    if let Some(gap) = schedule.longest_gap
+        && objectives::is_silent(gap, newest_at, schedule.since, now)
+    {
+        let problem = format!("no backup for longer than the schedule promises, which is one every {gap}");
+        return at_risk(problem, format!("holdfast run list --source {name}"));
+    }
+    (Safety::Protected, String::new(), String::new())
+}
+
+/// The first promise that is broken, with a remedy.
+fn breach(name: &SourceName, facts: &Facts, report: &Report) -> Option<(String, String)> {
+    let broken = |standing: &Standing<i64>| standing.state == ObjectiveState::Breached;
+    let span = |seconds: Option<i64>| {
+        seconds.map_or_else(|| "-".to_owned(), |secs| Span::from_secs(secs).to_string())
+    };
+    let since_or_never = |actual: Option<i64>, what: &str| match actual {
+        Some(age) => format!("{what} {} ago", span(Some(age))),
+        None => format!("{what} never"),
+    };
+    if broken(&report.rpo) {
+        let problem = match report.rpo.actual {
+            Some(_) => format!(
+                "would lose {}, at most {} is promised",
+                span(report.rpo.actual),
+                span(report.rpo.objective)
+            ),
+            None => "would lose everything".to_owned(),
+        };
+        return Some((problem, format!("holdfast backup run {name}")));
+    }
+    if broken(&report.rto) {
+        let problem = format!(
+            "the last restore took {}, {} is promised",
+            span(report.rto.actual),
+            span(report.rto.objective)
+        );
+        return Some((problem, format!("holdfast restore plan {name}")));
+    }
+    if broken(&report.drill_age) {
+        let problem = format!(
+            "{}, {} is promised",
+            since_or_never(report.drill_age.actual, "a restore was proven"),
+            span(report.drill_age.objective)
+        );
+        return Some((problem, format!("holdfast restore run {name}")));
+    }
+    if broken(&report.verify_age) {
+        let problem = format!(
+            "{}, {} is promised",
+            since_or_never(report.verify_age.actual, "a snapshot was read in full"),
+            span(report.verify_age.objective)
+        );
+        let snapshot = newest(facts).map_or_else(|| "latest".to_owned(), |record| record.id.short());
+        return Some((problem, format!("holdfast backup verify {snapshot}")));
+    }
+    if broken(&report.copies) {
+        let problem = format!(
+            "is in {} of the {} repositories that are promised",
+            report.copies.actual.unwrap_or(0),
+            report.copies.objective.unwrap_or(0)
+        );
+        return Some((problem, "holdfast repo list".to_owned()));
+    }
+    None
+}
+
+/// What the state of a source follows from, as it is known now.
+///
+/// # Errors
+/// When the state can not be read.
+pub async fn facts(
+    core: &Core,
+    name: &SourceName,
+    source: &Source,
+    active: &[Run],
+    now: Timestamp,
+) -> Result<Facts, Failure> {
+    let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
+    let schedule = core.schedules.entry(name).map(|entry| ScheduleFacts {
+        next_run: core.schedules.upcoming(name, now, 1).and_then(|runs| runs.first().map(|(at, _)| *at)),
+        pause: core.schedules.pause_of(name, now),
+        policy: entry.state.policy,
+        since: entry.state.since,
+        longest_gap: entry.longest_gap,
+        missed: entry.state.missed,
+    });
+    Ok(Facts {
+        snapshots: snapshots.into_iter().map(|(record, _)| record).collect(),
+        last_backup: core.records.last_backup(name).await?,
+        active_run: active
+            .iter()
+            .find(|run| run.spec.kind() == RunKind::Backup && run.spec.source() == Some(name))
+            .cloned(),
+        agent_online: core.sessions.state(&source.agent).is_some(),
+        objectives: core
+            .definitions
+            .policy_of(source)
+            .map(|(_, policy)| policy.objectives)
+            .unwrap_or_default(),
+        schedule,
+    })
+}
+
+/// How a source stands now.
+///
+/// # Errors
+/// When the state can not be read.
+pub async fn standing(
+    core: &Core,
+    name: &SourceName,
+    source: &Source,
+    active: &[Run],
+    now: Timestamp,
+) -> Result<SourceStanding, Failure> {
+    Ok(judge(name, source, facts(core, name, source, active, now).await?, now))
+}
+
+/// How every declared source stands now, in the order of their names.
+///
+/// # Errors
+/// When the state can not be read.
+pub async fn of_all(core: &Core) -> Result<Vec<(SourceName, Source, SourceStanding)>, Failure> {
+    let (current, active, now) = (core.definitions.current(), core.runs.active(), core.clock.now());
+    let mut all = Vec::with_capacity(current.fleet.sources.len());
+    for (name, source) in &current.fleet.sources {
+        let standing = standing(core, name, source, &active, now).await?;
+        all.push((name.clone(), source.clone(), standing));
+    }
+    Ok(all)
+}
+
+/// How a source stands, on the wire.
+pub fn wire(name: &SourceName, source: &Source, standing: &SourceStanding) -> v1::SourceStatus {
+    let (facts, newest) = (&standing.facts, standing.newest());
+    let version =
+        newest.and_then(|record| record.manifest.as_ref()).map_or("", |m| m.engine_version.as_str());
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let schedule = facts.schedule.as_ref();
+    let objectives = standing.named_objectives().into_iter().map(|(name, found)| v1::Objective {
+        name: name.to_owned(),
+        target: found.objective,
+        actual: found.actual,
+        state: found.state.to_string(),
+    });
+    v1::SourceStatus {
+        source: name.to_string(),
+        engine: format!("{} {version}", source.engine.kind()).trim_end().to_owned(),
+        agent: source.agent.to_string(),
+        agent_online: facts.agent_online,
+        state: standing.safety.as_str().to_owned(),
+        problem: standing.problem.clone(),
+        remedy: standing.remedy.clone(),
+        recovery_point: standing.recovery_point.map(timestamp),
+        loss_seconds: standing.loss_seconds.unwrap_or(-1),
+        restore_millis: standing.proven.map_or(0, |(_, millis)| millis),
+        proven_at: standing.proven.map(|(at, _)| timestamp(at)),
+        copies: standing.copies,
+        snapshots: facts.snapshots.len() as u64,
+        logical_bytes: newest.map_or(0, |record| record.logical_bytes),
+        active_run: facts.active_run.as_ref().map(Into::into),
+        last_backup: facts.last_backup.as_ref().map(Into::into),
+        snapshot_id: text(newest.map(|record| record.id.to_string())),
+        proof: text(facts.snapshots.first().map(|record| record.proof.level().to_owned())),
+        policy: text(schedule.map(|schedule| schedule.policy.to_string())),
+        objectives: objectives.collect(),
+        next_run_at: schedule.and_then(|schedule| schedule.next_run).map(timestamp),
+        pause: schedule.and_then(|schedule| schedule.pause.as_ref()).map(policies::pause),
+        missed_slots: schedule.map_or(0, |schedule| schedule.missed),
+        verified_at: standing.verified_at.map(timestamp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::ErrorCode;
+    use holdfast_model::ids::{Attempt, MilestoneName, RunId, SnapshotId};
+    use holdfast_model::progress::Progress;
+    use holdfast_model::run::{RunSpec, SnapshotType};
+    use holdfast_model::run_state::{Intent, RunState};
+    use holdfast_model::snapshot::Proof;
+    use holdfast_model::units::Count;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn minutes_ago(minutes: i64) -> Timestamp {
+        now() - SignedDuration::from_mins(minutes)
+    }
+
+    fn snapshot(number: u8, repository: &str, minutes: i64) -> SnapshotRecord {
+        SnapshotRecord {
+            id: SnapshotId([number; 32]),
+            repository: RepositoryName::new(repository).unwrap(),
+            source: None,
+            agent: None,
+            engine: None,
+            snapshot_type: Some(SnapshotType::Full),
+            milestone: None::<MilestoneName>,
+            committed_at: minutes_ago(minutes),
+            run: None,
+            tree: String::new(),
+            paths: Vec::new(),
+            hostname: String::new(),
+            manifest: None,
+            logical_bytes: 1,
+            files: 1,
+            stored_bytes: 1,
+            duration_millis: 1,
+            unreadable: 0,
+            proof: Proof::default(),
+        }
+    }
+
+    fn well() -> Facts {
+        Facts {
+            snapshots: vec![snapshot(1, "main", 10)],
+            agent_online: true,
+            schedule: Some(ScheduleFacts {
+                policy: PolicyName::new("gold").unwrap(),
+                since: minutes_ago(100_000),
+                next_run: Some(now() + SignedDuration::from_mins(20)),
+                longest_gap: Some(Span::from_mins(30)),
+                pause: None,
+                missed: 0,
+            }),
+            ..Facts::default()
+        }
+    }
+
+    fn found(facts: Facts) -> (Safety, String, String) {
+        let yaml = "agent: db1\nengine: files\npaths: [/srv]\n";
+        let source: Source = holdfast_model::fleet::read_yaml("test", yaml).unwrap();
+        let standing = judge(&SourceName::new("pg").unwrap(), &source, facts, now());
+        (standing.safety, standing.problem, standing.remedy)
+    }
+
+    fn promised(objectives: Objectives) -> Facts {
+        Facts { objectives, ..well() }
+    }
+
+    #[test]
+    fn every_broken_promise_is_named_with_its_remedy() {
+        assert_eq!(found(well()), (Safety::Protected, String::new(), String::new()));
+        let rpo = promised(Objectives { rpo: Some(Span::from_mins(5)), ..Objectives::default() });
+        assert_eq!(
+            found(rpo),
+            (
+                Safety::AtRisk,
+                "would lose 10m, at most 5m is promised".to_owned(),
+                "holdfast backup run pg".to_owned()
+            )
+        );
+        let mut rto = promised(Objectives { rto: Some(Span::from_mins(5)), ..Objectives::default() });
+        rto.snapshots[0].proof.restored_at = Some(minutes_ago(3));
+        rto.snapshots[0].proof.restore_millis = Some(600_000);
+        assert_eq!(found(rto.clone()).1, "the last restore took 10m, 5m is promised");
+        rto.objectives = Objectives { drill_every: Some(Span::from_mins(2)), ..Objectives::default() };
+        assert_eq!(found(rto).1, "a restore was proven 3m ago, 2m is promised");
+        let verify =
+            promised(Objectives { verify_every: Some(Span::from_days(30)), ..Objectives::default() });
+        let (_, problem, remedy) = found(verify);
+        assert_eq!(problem, "a snapshot was read in full never, 30d is promised");
+        assert_eq!(remedy, "holdfast backup verify 01010101");
+        let copies = promised(Objectives { copies: Some(Count::new(2)), ..Objectives::default() });
+        assert_eq!(found(copies).1, "is in 1 of the 2 repositories that are promised");
+    }
+
+    #[test]
+    fn a_copy_that_is_too_old_is_none() {
+        let mut facts = promised(Objectives { copies: Some(Count::new(2)), ..Objectives::default() });
+        facts.snapshots.push(snapshot(2, "other", 39));
+        assert_eq!(found(facts.clone()).0, Safety::Protected);
+        facts.snapshots[1] = snapshot(2, "other", 41);
+        assert_eq!(found(facts.clone()).0, Safety::AtRisk, "the schedule makes one every 30 minutes");
+        facts.snapshots[1] = snapshot(2, "other", 39);
+        facts.snapshots[1].proof.damage = Some("a pack is damaged".to_owned());
+        assert_eq!(found(facts).0, Safety::AtRisk);
+    }
+
+    #[test]
+    fn silence_and_a_pause_are_said() {
+        let mut facts = well();
+        facts.snapshots = vec![snapshot(1, "main", 46)];
+        let (safety, problem, remedy) = found(facts.clone());
+        assert_eq!(safety, Safety::AtRisk);
+        assert_eq!(problem, "no backup for longer than the schedule promises, which is one every 30m");
+        assert_eq!(remedy, "holdfast run list --source pg");
+        let pause =
+            Pause { until: None, reason: "repair".to_owned(), by: "token:me".to_owned(), at: minutes_ago(1) };
+        facts.schedule.as_mut().unwrap().pause = Some(pause);
+        let (safety, problem, remedy) = found(facts);
+        assert_eq!(safety, Safety::Paused);
+        assert_eq!(problem, "is paused until it is resumed by token:me: repair");
+        assert_eq!(remedy, "holdfast source resume pg");
+    }
+
+    #[test]
+    fn what_is_wrong_now_comes_before_what_is_promised() {
+        let failed = |minutes| Run {
+            id: RunId::at(1, [7; 10]),
+            spec: RunSpec::Backup {
+                source: SourceName::new("pg").unwrap(),
+                repository: RepositoryName::new("main").unwrap(),
+                snapshot_type: SnapshotType::Full,
+                milestone: None,
+            },
+            agent: None,
+            requested_by: "test".to_owned(),
+            state: RunState {
+                phase: Phase::Failed(Failure::new(ErrorCode::SourceUnreachable, "the server is down")),
+                intent: Intent::Finish,
+                attempt: Attempt::FIRST,
+            },
+            queued_at: minutes_ago(minutes),
+            assigned_at: None,
+            started_at: None,
+            ended_at: Some(minutes_ago(minutes)),
+            waiting_for: None,
+            snapshot: None,
+            restored: None,
+            findings: Vec::new(),
+            progress: Progress::default(),
+            traceparent: None,
+            retry_of: None,
+            slot: None,
+        };
+        let facts = Facts { last_backup: Some(failed(5)), ..well() };
+        assert_eq!(found(facts).1, "the last backup failed: [HF-2001] the server is down");
+        let facts = Facts { last_backup: Some(failed(50)), ..well() };
+        assert_eq!(found(facts).0, Safety::Protected, "a newer snapshot is there");
+        let facts = Facts { snapshots: Vec::new(), last_backup: Some(failed(5)), ..well() };
+        assert_eq!(found(facts).0, Safety::NotRestorable);
+        let facts = Facts { agent_online: false, ..well() };
+        assert_eq!(found(facts).1, "agent db1 is not connected");
+    }
+}
