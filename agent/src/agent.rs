@@ -104,6 +104,7 @@ impl Agent {
             journal: journal.clone(),
             tree_caches: TreeCaches::open(&config.data_dir, &*clock),
             clock: clock.clone(),
+            pacer: Arc::default(),
             lease_seconds: lease_seconds.clone(),
         };
         let executor = Executor::new(ExecutorParts {

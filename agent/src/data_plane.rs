@@ -18,6 +18,8 @@ use holdfast_repository::pack::SealedPack;
 use holdfast_runtime::telemetry::inject_trace_context;
 use holdfast_runtime::{SharedClock, TaskGroup, fail_point};
 use http::HeaderMap;
+use prost::Message as _;
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
@@ -26,6 +28,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::dial::Link;
+use crate::pacer::PacedRun;
 
 mod patience;
 mod query;
@@ -57,12 +60,13 @@ struct Shared {
     attempt: Attempt,
     cancel: CancellationToken,
     patience: Duration,
+    paced: Option<PacedRun>,
     trace: TraceContext,
 }
 
 impl DataPlane {
     /// The data service for one attempt of a run. `patience`: how long in a row calls may fail for want of a
-    /// controller before the run does. Calls belong to the trace of the current span.
+    /// controller before the run does. `paced`: how fast it may send. Calls belong to the trace of the current span.
     pub fn new(
         link: Arc<Link>,
         clock: SharedClock,
@@ -70,9 +74,11 @@ impl DataPlane {
         (run, attempt): (RunId, Attempt),
         cancel: CancellationToken,
         patience: Duration,
+        paced: Option<PacedRun>,
     ) -> Self {
         let trace = TraceContext::current();
-        Self { shared: Arc::new(Shared { link, clock, tasks, run, attempt, cancel, patience, trace }) }
+        let shared = Shared { link, clock, tasks, run, attempt, cancel, patience, paced, trace };
+        Self { shared: Arc::new(shared) }
     }
 
     fn run_ref(&self) -> v1::RunRef {
@@ -130,9 +136,19 @@ impl DataPlane {
         };
         fail_point::hit("agent-before-put-pack");
         self.call(|| {
-            let parts = parts(header.clone(), pack.bytes.clone());
+            let parts = tokio_stream::iter(parts(header.clone(), pack.bytes.clone()));
+            let shared = self.shared.clone();
+            let paced = parts.then(move |part| {
+                let shared = shared.clone();
+                async move {
+                    if let Some(paced) = &shared.paced {
+                        paced.before_sending(part.encoded_len(), &*shared.clock).await;
+                    }
+                    part
+                }
+            });
             let mut client = self.client();
-            async move { client.put_pack(tokio_stream::iter(parts)).await.map(|_| ()) }
+            async move { client.put_pack(paced).await.map(|_| ()) }
         })
         .await?;
         fail_point::hit("agent-after-put-pack");

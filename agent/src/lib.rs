@@ -39,6 +39,7 @@ pub mod identity;
 pub mod inquiry;
 pub mod journal;
 pub mod outbox;
+pub mod pacer;
 pub mod pipeline;
 pub mod progress_reporter;
 mod recovery;

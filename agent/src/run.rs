@@ -33,6 +33,7 @@ use crate::engines::EngineFactory;
 use crate::executor::{Assignment, Outcome, RunContext, Worker};
 use crate::hooks::RunHooks;
 use crate::journal::Journal;
+use crate::pacer::{PacedRun, Pacer};
 use crate::tree_caches::TreeCaches;
 
 /// How much longer than a lease calls for data are tried again when the controller is away: a controller that
@@ -55,6 +56,8 @@ pub struct RunWorker {
     pub tree_caches: TreeCaches,
     /// The time.
     pub clock: SharedClock,
+    /// Spreads over time what is sent.
+    pub pacer: Arc<Pacer>,
     /// How long a lease lasts, in seconds.
     pub lease_seconds: Arc<AtomicU32>,
 }
@@ -133,6 +136,8 @@ impl Job<'_> {
     }
 
     fn data_plane(&self) -> DataPlane {
+        let pacer = &self.worker.pacer;
+        let paced = self.assignment.pace.clone().map(|pace| PacedRun { pacer: pacer.clone(), pace });
         let lease = Duration::from_secs(u64::from(self.worker.lease_seconds.load(Ordering::Relaxed)));
         DataPlane::new(
             self.worker.link.clone(),
@@ -141,6 +146,7 @@ impl Job<'_> {
             (self.context.run, self.context.attempt),
             self.context.cancel.clone(),
             lease + PATIENCE_BEYOND_LEASE,
+            paced,
         )
     }
 

@@ -129,6 +129,8 @@ pub struct OtlpConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
+    /// Runs that are under way at a time, wherever.
+    pub runs: u32,
     /// Runs that write to or read from one repository at a time.
     pub runs_per_repository: u32,
     /// Runs that may wait or run in all.
@@ -139,7 +141,7 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { runs_per_repository: 8, active_runs: 10_000, lease_seconds: 30 }
+        Self { runs: 256, runs_per_repository: 8, active_runs: 10_000, lease_seconds: 30 }
     }
 }
 

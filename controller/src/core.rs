@@ -1,6 +1,7 @@
 //! What the parts of the controller share, and the few decisions that need several of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_model::ids::SnapshotId;
 use holdfast_model::restore::CheckOutcome;
@@ -21,6 +22,17 @@ use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::session_registry::SessionRegistry;
+
+/// What the failure of an attempt means for its run.
+#[derive(Debug)]
+pub struct FailedAttempt {
+    /// What happens to the run.
+    pub event: RunEvent,
+    /// The snapshot that it committed nevertheless.
+    pub snapshot: Option<SnapshotId>,
+    /// How long it waits for its next attempt; the usual pause without it.
+    pub rest: Option<Duration>,
+}
 
 /// Everything that the parts share.
 pub struct Core {
@@ -88,23 +100,35 @@ impl Core {
         }
     }
 
-    /// What an agent's report that its attempt failed means, and the snapshot that it committed nevertheless.
+    /// What an agent's report that its attempt failed means.
     ///
     /// # Errors
     /// When it is unknown whether the run was committing in vain: its repository or the state can not be read.
-    pub async fn attempt_failed(
-        &self,
-        run: &Run,
-        failure: Failure,
-    ) -> Result<(RunEvent, Option<SnapshotId>), Failure> {
+    pub async fn attempt_failed(&self, run: &Run, failure: Failure) -> Result<FailedAttempt, Failure> {
         let attempt = run.state.attempt;
-        if !retry::is_interruption(failure.code) {
-            return Ok((RunEvent::Failed(attempt, failure), None));
+        let is_interruption = retry::is_interruption(failure.code);
+        let rest = self.rest_after(run, failure.code);
+        if !is_interruption && rest.is_none() {
+            return Ok(FailedAttempt { event: RunEvent::Failed(attempt, failure), snapshot: None, rest });
         }
         let snapshot = self.committed(run).await?;
-        let may_retry = retry::may_retry(run.spec.kind(), attempt);
+        let may_retry = rest.is_some() || retry::may_retry(run.spec.kind(), attempt);
         let committed = snapshot.is_some();
-        Ok((RunEvent::Interrupted { attempt, failure, committed, may_retry }, snapshot))
+        let rest = rest.filter(|_| !is_interruption);
+        Ok(FailedAttempt {
+            event: RunEvent::Interrupted { attempt, failure, committed, may_retry },
+            snapshot,
+            rest,
+        })
+    }
+
+    /// How long after a failure the policy has a run tried again that its schedule began. What somebody asked for fails
+    /// at once: they are there to decide.
+    fn rest_after(&self, run: &Run, code: ErrorCode) -> Option<Duration> {
+        run.slot.as_ref()?;
+        let source = self.definitions.source(run.spec.source()?).ok()?;
+        let (_, policy) = self.definitions.policy_of(&source)?;
+        retry::after_failure(&policy.retry, code, run.state.attempt)
     }
 
     /// What follows from the change of a run.

@@ -1,23 +1,28 @@
 //! Hands queued runs to their agents, or to the controller's own hands. A reconciler: it takes no input, and looks at
 //! the world anew whenever a run or a session changed.
 
-use std::collections::BTreeMap;
+mod gates;
+mod limits;
+
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::Failure;
-use holdfast_model::ids::{AgentName, RepositoryName};
+use holdfast_model::fleet::Fleet;
+use holdfast_model::ids::{Attempt, PolicyName};
+use holdfast_model::policy::{Pace, Policy, Priority};
 use holdfast_model::run::{Run, RunSpec};
 use holdfast_model::run_state::{Phase, RunEvent};
-use holdfast_model::text::counted;
+use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use holdfast_proto::v1::session_response::Message as ToAgent;
 use holdfast_runtime::fail_point;
 
+use self::gates::Gate;
+use self::limits::Used;
 use crate::core::Core;
 use crate::run_lifecycle::Outcome;
-use crate::session_registry::SessionState;
 
 /// How often it looks without being woken.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -44,69 +49,95 @@ fn soonest_rest(core: &Core) -> Option<Duration> {
 }
 
 async fn pass(core: &Arc<Core>) {
+    let current = core.definitions.current();
+    let policy_of = |run: &Run| policy_of(&current.fleet, run);
     let runs = core.runs.active();
     let sessions = core.sessions.states();
-    let mut used = Used::of(&runs);
-    for run in runs.iter().filter(|run| run.state.phase == Phase::Queued) {
-        let obstacle = core.runs.rest(run.id).map(|_| "its next attempt".to_owned());
-        match obstacle.or_else(|| used.obstacle(run, &sessions, core.limits.runs_per_repository)) {
-            Some(reason) => core.runs.waits_for(run.id, Some(reason)),
-            None => {
-                used.take(run);
-                if let Err(failure) = start(core, run).await {
-                    tracing::warn!(run = %run.id, %failure, "could not be assigned");
-                }
+    let mut used = Used::default();
+    for run in runs.iter().filter(|run| run.state.phase.is_with_agent()) {
+        used.take(run, policy_of(run).map(|(name, _)| name));
+    }
+    let mut queued: Vec<&Run> = runs.iter().filter(|run| run.state.phase == Phase::Queued).collect();
+    // The ids are in the order in which they were made; sorting keeps it among equals.
+    queued.sort_by_key(|run| Reverse(policy_of(run).map_or(Priority::MEDIUM, |(_, policy)| policy.priority)));
+    for run in queued {
+        let policy = policy_of(run);
+        let turn = turn(core, run, policy.map(|(_, policy)| policy), || {
+            used.obstacle(run, policy, &sessions, &core.limits)
+        });
+        let done = match turn {
+            Turn::Wait(reason) => {
+                core.runs.waits_for(run.id, Some(reason));
+                Ok(())
             }
+            Turn::Begin => {
+                used.take(run, policy.map(|(name, _)| name));
+                start(core, run).await
+            }
+            Turn::End(event) => {
+                core.runs.apply(run.id, "controller", event, Outcome::default()).await.map(drop)
+            }
+        };
+        if let Err(failure) = done {
+            tracing::warn!(run = %run.id, %failure, "could not be taken from the queue");
         }
     }
 }
 
-/// What the runs under way use.
-#[derive(Default)]
-struct Used {
-    slots: BTreeMap<AgentName, u32>,
-    repositories: BTreeMap<RepositoryName, u32>,
+/// The policy that a backup is made under.
+fn policy_of<'a>(fleet: &'a Fleet, run: &Run) -> Option<(&'a PolicyName, &'a Policy)> {
+    let RunSpec::Backup { source, .. } = &run.spec else { return None };
+    let name = fleet.sources.get(source)?.policy.as_ref()?;
+    Some((name, fleet.policies.get(name)?))
 }
 
-impl Used {
-    fn of(runs: &[Run]) -> Self {
-        let mut used = Self::default();
-        runs.iter().filter(|run| run.state.phase.is_with_agent()).for_each(|run| used.take(run));
-        used
-    }
+/// What becomes of a queued run now.
+enum Turn {
+    /// It waits, for this.
+    Wait(String),
+    /// It begins.
+    Begin,
+    /// It leaves the queue without having begun.
+    End(RunEvent),
+}
 
-    fn take(&mut self, run: &Run) {
-        if let Some(agent) = &run.agent {
-            *self.slots.entry(agent.clone()).or_default() += 1;
-        }
-        if let Some(repository) = run.spec.repository() {
-            *self.repositories.entry(repository.clone()).or_default() += 1;
-        }
+fn turn(core: &Core, run: &Run, policy: Option<&Policy>, obstacle: impl FnOnce() -> Option<String>) -> Turn {
+    if core.runs.rest(run.id).is_some() {
+        return Turn::Wait("its next attempt".to_owned());
     }
+    if let Some(reason) = obstacle() {
+        core.runs.held_for(run.id, false);
+        let waited = core.clock.now().duration_since(run.queued_at);
+        let catch_up = policy.map(|policy| policy.schedule.catch_up);
+        return match catch_up {
+            Some(most) if is_first_of_schedule(run) && waited > most.duration() => {
+                let failure =
+                    Failure::new(ErrorCode::TooLateToBegin, format!("could not begin within {most}"))
+                        .because(format!("it waited for {reason}"));
+                Turn::End(RunEvent::Refused(failure))
+            }
+            _ => Turn::Wait(reason),
+        };
+    }
+    let Some(policy) = policy else { return Turn::Begin };
+    let heartbeat = run.agent.as_ref().and_then(|agent| core.sessions.state(agent)?.heartbeat);
+    let busy = heartbeat.and_then(|heartbeat| gates::too_busy(&policy.resources, &heartbeat));
+    let held_for = core.runs.held_for(run.id, busy.is_some());
+    match gates::judge(&policy.resources, busy, held_for) {
+        Gate::Open => Turn::Begin,
+        Gate::Forced(busy) => {
+            tracing::info!(run = %run.id, busy, "begins although its host is too busy");
+            Turn::Begin
+        }
+        Gate::Wait(busy) => Turn::Wait(format!("its host: {busy}")),
+        Gate::Skip(failure) => Turn::End(RunEvent::Skipped(failure)),
+        Gate::Fail(failure) => Turn::End(RunEvent::Refused(failure)),
+    }
+}
 
-    /// Why a run can not start now.
-    fn obstacle(
-        &self,
-        run: &Run,
-        sessions: &BTreeMap<AgentName, SessionState>,
-        per_repository: u32,
-    ) -> Option<String> {
-        if let Some(agent) = &run.agent {
-            let Some(session) = sessions.get(agent) else {
-                return Some(format!("agent {agent} to connect"));
-            };
-            if session.draining {
-                return Some(format!("agent {agent} to end its drain"));
-            }
-            if self.slots.get(agent).copied().unwrap_or(0) >= session.slots {
-                return Some(format!("a free slot on agent {agent} ({} in use)", session.slots));
-            }
-        }
-        let repository = run.spec.repository()?;
-        let busy = self.repositories.get(repository).copied().unwrap_or(0);
-        (busy >= per_repository)
-            .then(|| format!("repository {repository} (used by {})", counted(busy as u64, "run")))
-    }
+/// Whether a schedule began the run, and no attempt was made yet.
+fn is_first_of_schedule(run: &Run) -> bool {
+    run.slot.is_some() && run.state.attempt == Attempt(0)
 }
 
 async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
@@ -150,6 +181,7 @@ async fn prepare(core: &Core, run: &Run) -> Result<Option<v1::Assign>, Failure> 
         return Ok(None);
     }
     let source = run.spec.source().map(|name| core.definitions.effective_source(name)).transpose()?;
+    let policy = policy_of(&core.definitions.current().fleet, run).map(|(_, policy)| policy.clone());
     let manifest_json = match &run.spec {
         RunSpec::Restore { repository, snapshot, .. } => {
             core.catalog.manifest(repository, *snapshot).await?.as_ref().map(document).unwrap_or_default()
@@ -163,18 +195,31 @@ async fn prepare(core: &Core, run: &Run) -> Result<Option<v1::Assign>, Failure> 
         source_json: source.as_ref().map(document).unwrap_or_default(),
         traceparent: run.traceparent.clone().unwrap_or_default(),
         manifest_json,
+        timeout_seconds: policy.as_ref().map_or(0, |policy| policy.timeout.0.secs().try_into().unwrap_or(0)),
+        pace_json: policy.and_then(pace).as_ref().map(document).unwrap_or_default(),
     }))
+}
+
+/// How fast a run of this policy may send.
+fn pace(policy: Policy) -> Option<Pace> {
+    Some(Pace { bandwidth: policy.bandwidth?, timezone: policy.schedule.timezone })
 }
 
 #[cfg(test)]
 mod tests {
-    use holdfast_model::ids::{RunId, SourceName};
+    use std::collections::BTreeMap;
+
+    use holdfast_model::ids::{AgentName, RepositoryName, RunId, SourceName};
+    use holdfast_model::policy::Limits;
     use holdfast_model::progress::Progress;
     use holdfast_model::run::SnapshotType;
     use holdfast_model::run_state::RunState;
+    use holdfast_model::units::Count;
     use jiff::Timestamp;
 
     use super::*;
+    use crate::config::LimitsConfig;
+    use crate::session_registry::SessionState;
 
     fn backup(number: u8, phase: Phase) -> Run {
         Run {
@@ -217,15 +262,45 @@ mod tests {
     }
 
     #[test]
-    fn a_run_waits_for_its_agent_a_slot_and_its_repository() {
-        let running = [backup(1, Phase::Running), backup(2, Phase::Assigned)];
-        let used = Used::of(&running);
+    fn a_run_waits_for_its_agent_a_slot_and_what_is_limited() {
+        let gold = PolicyName::new("gold").unwrap();
+        let mut used = Used::default();
+        used.take(&backup(1, Phase::Running), Some(&gold));
+        used.take(&backup(2, Phase::Assigned), None);
         let next = backup(3, Phase::Queued);
-        let waits = |sessions, limit| used.obstacle(&next, &sessions, limit);
-        assert_eq!(waits(BTreeMap::new(), 8).as_deref(), Some("agent db1 to connect"));
-        assert_eq!(waits(sessions(4, true), 8).as_deref(), Some("agent db1 to end its drain"));
-        assert_eq!(waits(sessions(2, false), 8).as_deref(), Some("a free slot on agent db1 (2 in use)"));
-        assert_eq!(waits(sessions(3, false), 2).as_deref(), Some("repository main (used by 2 runs)"));
-        assert_eq!(waits(sessions(3, false), 8), None);
+        let limits =
+            |runs, runs_per_repository| LimitsConfig { runs, runs_per_repository, ..LimitsConfig::default() };
+        let waits = |sessions, limits: LimitsConfig| used.obstacle(&next, None, &sessions, &limits);
+        assert_eq!(waits(BTreeMap::new(), limits(9, 8)).as_deref(), Some("agent db1 to connect"));
+        assert_eq!(waits(sessions(4, true), limits(9, 8)).as_deref(), Some("agent db1 to end its drain"));
+        let slot = waits(sessions(2, false), limits(9, 8));
+        assert_eq!(slot.as_deref(), Some("a free slot on agent db1 (2 in use)"));
+        let repository = waits(sessions(3, false), limits(9, 2));
+        assert_eq!(repository.as_deref(), Some("repository main (used by 2 runs)"));
+        assert_eq!(
+            waits(sessions(3, false), limits(2, 8)).as_deref(),
+            Some("the controller (2 runs under way)")
+        );
+        assert_eq!(waits(sessions(3, false), limits(9, 8)), None);
+
+        let under = |limits: Limits| {
+            let policy = Policy { limits, ..Policy::default() };
+            used.obstacle(&next, Some((&gold, &policy)), &sessions(3, false), &LimitsConfig::default())
+        };
+        let one = Some(Count::new(1));
+        assert_eq!(under(Limits::default()), None);
+        assert_eq!(
+            under(Limits { runs: one, ..Limits::default() }).as_deref(),
+            Some("policy gold (1 run under way)")
+        );
+        assert_eq!(
+            under(Limits { runs_per_agent: one, ..Limits::default() }).as_deref(),
+            Some("policy gold on agent db1 (1 run under way)")
+        );
+        assert_eq!(
+            under(Limits { runs_per_repository: one, ..Limits::default() }).as_deref(),
+            Some("policy gold in repository main (1 run under way)")
+        );
+        assert_eq!(under(Limits { runs: Some(Count::new(2)), ..Limits::default() }), None);
     }
 }

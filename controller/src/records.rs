@@ -111,6 +111,7 @@ impl Batch {
         }
         let batch = batch.delete(Kind::Run, active_key(run.id), Expect::Any);
         match (&run.spec, run.spec.repository()) {
+            (RunSpec::Backup { .. }, _) if matches!(run.state.phase, Phase::Skipped(_)) => batch,
             (RunSpec::Backup { source, snapshot_type, .. }, _) => {
                 let batch = batch.put(Kind::Run, format!("last-backup/{source}"), &run.id, Expect::Any);
                 match run.state.phase {

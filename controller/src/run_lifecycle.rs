@@ -53,6 +53,8 @@ struct ActiveRun {
     expected: (u64, u64),
     /// When its next attempt may begin, after one that was interrupted.
     rests_until: Option<Instant>,
+    /// Since when its host is too busy for it.
+    held_since: Option<Instant>,
 }
 
 /// What a run is asked to be.
@@ -85,6 +87,8 @@ pub struct Outcome {
     pub progress: Option<Progress>,
     /// The fact that brought the event, so that both are durable together.
     pub outbox: Option<OutboxPosition>,
+    /// How long it waits when it goes back to the queue; the usual pause without it.
+    pub rest: Option<Duration>,
 }
 
 impl RunLifecycle {
@@ -225,7 +229,7 @@ impl RunLifecycle {
         };
         let before = run.state.clone();
         let state = run.state.apply(event).map_err(|refused| illegal(id, &refused))?;
-        let outbox = outcome.outbox.clone();
+        let (outbox, rest) = (outcome.outbox.clone(), outcome.rest);
         self.stamp(&mut run, state, outcome);
         let mut batch = Batch::new(actor, format!("run.{}", run.state.phase.as_str()), run.id.to_string());
         if run.state == before && outbox.is_none() {
@@ -236,7 +240,7 @@ impl RunLifecycle {
             batch = batch.put_outbox(&position);
         }
         let version = self.inner.records.commit(batch).await?;
-        self.publish(&run, version);
+        self.publish(&run, version, rest);
         Ok(run)
     }
 
@@ -268,7 +272,7 @@ impl RunLifecycle {
         }
     }
 
-    fn publish(&self, run: &Run, version: u64) {
+    fn publish(&self, run: &Run, version: u64, rest: Option<Duration>) {
         tracing::info!(run = %run.id, attempt = run.state.attempt.0, phase = run.state.phase.as_str(), "run changed");
         let mut active = self.inner.active.lock();
         if let Some(entry) = active.get_mut(&run.id) {
@@ -277,8 +281,9 @@ impl RunLifecycle {
             entry.lease_ends =
                 run.state.phase.is_with_agent().then(|| self.inner.clock.monotonic() + self.inner.lease);
             let goes_back = run.state.phase == Phase::Queued;
-            entry.rests_until =
-                goes_back.then(|| self.inner.clock.monotonic() + retry::pause_after(run.state.attempt));
+            let rest = rest.unwrap_or_else(|| retry::pause_after(run.state.attempt));
+            entry.rests_until = goes_back.then(|| self.inner.clock.monotonic() + rest);
+            entry.held_since = None;
             entry.published.send_replace(Arc::new(run.clone()));
         }
         if run.state.phase.is_terminal() {
@@ -477,6 +482,18 @@ impl RunLifecycle {
         Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
+    /// For how long the host of a queued run has been too busy for it, when it `is_held`; otherwise that counts anew.
+    pub fn held_for(&self, id: RunId, is_held: bool) -> Duration {
+        let now = self.inner.clock.monotonic();
+        let mut active = self.inner.active.lock();
+        let Some(entry) = active.get_mut(&id) else { return Duration::ZERO };
+        if !is_held {
+            entry.held_since = None;
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*entry.held_since.get_or_insert(now))
+    }
+
     /// Whether somebody wants this run to stop.
     pub fn is_cancel_wanted(&self, id: RunId) -> bool {
         self.inner.active.lock().get(&id).is_some_and(|entry| entry.run.state.intent == Intent::Cancel)
@@ -514,7 +531,7 @@ impl CommitGuard {
         };
         run.snapshot = Some(snapshot);
         let version = self.lifecycle.inner.records.commit(batch.put_run(&run, version)).await?;
-        self.lifecycle.publish(&run, version);
+        self.lifecycle.publish(&run, version, None);
         Ok(())
     }
 }
@@ -530,6 +547,7 @@ impl ActiveRun {
             lease_ends,
             expected: (0, 0),
             rests_until: None,
+            held_since: None,
         }
     }
 }

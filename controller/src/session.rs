@@ -256,7 +256,7 @@ impl Session {
         let position =
             OutboxPosition { agent: self.agent.clone(), outbox_id: self.outbox_id.clone(), seq: fact.seq };
         let mut outcome = Outcome { outbox: Some(position), ..Outcome::default() };
-        let mut cut_short = None;
+        let (mut cut_short, mut rest) = (None, None);
         let event = match fact.event {
             Some(Event::Started(_)) => RunEvent::Started(attempt),
             Some(Event::Finished(finished)) => {
@@ -267,12 +267,14 @@ impl Session {
                 RunEvent::Finished { attempt, warnings: finished.warnings }
             }
             Some(Event::Failed(failure)) => {
-                let (event, snapshot) = self.core.attempt_failed(&run, failure.into()).await?;
-                outcome.snapshot = snapshot;
-                if let RunEvent::Interrupted { failure, .. } = &event {
+                let failed = self.core.attempt_failed(&run, failure.into()).await?;
+                outcome.snapshot = failed.snapshot;
+                rest = failed.rest;
+                outcome.rest = rest;
+                if let RunEvent::Interrupted { failure, .. } = &failed.event {
                     cut_short = Some(failure.to_string());
                 }
-                event
+                failed.event
             }
             Some(Event::Cancelled(_)) => RunEvent::CancelConfirmed(attempt),
             Some(Event::Log(_)) | None => return Ok(()),
@@ -280,7 +282,7 @@ impl Session {
         match self.core.runs.apply(id, &format!("agent:{}", self.agent), event, outcome).await {
             Ok(run) => {
                 if let Some(why) = cut_short.filter(|_| run.state.phase == Phase::Queued) {
-                    self.note_interruption(&run, &why).await;
+                    self.note_interruption(&run, &why, rest).await;
                 }
                 self.core.after_change(&run).await
             }
@@ -292,8 +294,11 @@ impl Session {
         }
     }
 
-    async fn note_interruption(&self, run: &Run, why: &str) {
-        let text = format!("the attempt was cut short and the run is queued again: {why}");
+    async fn note_interruption(&self, run: &Run, why: &str, rest: Option<Duration>) {
+        let text = match rest {
+            Some(rest) => format!("the attempt failed and is tried again in {} s: {why}", rest.as_secs()),
+            None => format!("the attempt was cut short and the run is queued again: {why}"),
+        };
         let (at, attempt) = (self.core.clock.now(), run.state.attempt);
         let line = LogLine { at, attempt, level: LogLevel::Warning, text };
         let (logs, id) = (self.core.logs.clone(), run.id);

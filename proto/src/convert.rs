@@ -189,7 +189,7 @@ impl From<&Run> for v1::Run {
     fn from(run: &Run) -> Self {
         let (warnings, failure) = match &run.state.phase {
             Phase::Succeeded { warnings } => (*warnings, None),
-            Phase::Failed(failure) => (0, Some(failure.into())),
+            Phase::Failed(failure) | Phase::Skipped(failure) => (0, Some(failure.into())),
             _ => (0, None),
         };
         let text = |value: Option<String>| value.unwrap_or_default();

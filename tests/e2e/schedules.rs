@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use holdfast_agent::config::Hook;
 use holdfast_model::ErrorCode;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_tests::fleet::Operator;
 use holdfast_tests::process_fleet::{LONG_LEASE, Program};
 use holdfast_tests::wait::{PATIENCE, until_async};
-use holdfast_tests::{Fleet, ProcessFleet, SkewedClock, TreeSpec};
+use holdfast_tests::{Fleet, PostgresCluster, ProcessFleet, SkewedClock, TreeSpec};
 use jiff::{SignedDuration, Timestamp};
 
 /// A moment from the wire, which has to be there.
@@ -151,4 +152,107 @@ async fn a_paused_source_waits_and_then_makes_up_for_the_newest_slot() {
     assert_eq!(sources, ["tree", "copy"], "one followed the other");
     assert_eq!(fleet.snapshots_of("copy").await[0].snapshot_type, "snapshot");
     fleet.stop().await;
+}
+
+/// A hook that waits for as long as a file exists.
+fn waiting_hook(file: &std::path::Path) -> Hook {
+    let script = format!("while [ -e {} ]; do sleep 0.01; done", file.display());
+    Hook { command: ["sh", "-c", &script].map(str::to_owned).to_vec(), timeout: 5 * PATIENCE }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_hosts_limits_and_time_are_as_the_policy_says() {
+    let mut fleet = Fleet::controller_alone().await;
+    let file = fleet.path().join("wait");
+    std::fs::write(&file, b"").unwrap();
+    fleet.enroll_agent("a1").await;
+    fleet.configure_agent("a1", |config| {
+        drop(config.hooks.insert("wait".parse().unwrap(), waiting_hook(&file)))
+    });
+    fleet.start_agent("a1").await;
+    fleet.add_repository("main", &format!("file://{}", fleet.repository().display()), "").await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(7).make(&tree);
+    let policy = |name: &str, more: &str| {
+        format!("  {name}: {{ schedule: {{ full: {{ cron: \"0 2 1 1 *\" }} }}, {more} }}\n")
+    };
+    let source = |name: &str, policy: &str| {
+        format!("  {name}: {{ engine: files, agent: a1, paths: [{}], policy: {policy} }}\n", tree.display())
+    };
+    let yaml = format!(
+        "policies:\n{}{}{}{}sources:\n{}{}{}{}{}",
+        policy("polite", "resources: { memory: 1%, wait: 1s, then: skip }"),
+        policy("insistent", "resources: { memory: 1%, wait: 1s, then: run }"),
+        policy("short", "timeout: 1s, hooks: { before: wait }"),
+        policy("one-by-one", "limits: { runs: 1 }, hooks: { before: wait }"),
+        source("skipped", "polite"),
+        source("forced", "insistent"),
+        source("late", "short"),
+        source("first", "one-by-one"),
+        source("second", "one-by-one"),
+    );
+    fleet.apply(&yaml).await.unwrap();
+
+    let skipped = fleet.start_backup("skipped", "full").await.unwrap();
+    let forced = fleet.start_backup("forced", "full").await.unwrap();
+    let late = fleet.start_backup("late", "full").await.unwrap();
+    let waits = until_async("the reason why a run waits", PATIENCE, async || {
+        let request = v1::GetRunRequest { run_id: skipped.id.clone() };
+        let run = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        Some(run.waiting_for).filter(|reason| reason.starts_with("its host"))
+    })
+    .await;
+    assert!(
+        waits.starts_with("its host: memory ") && waits.ends_with("% in use, at most 1% is allowed"),
+        "{waits}"
+    );
+    let skipped = fleet.ended(&skipped).await;
+    let failure = skipped.failure.unwrap();
+    assert_eq!((skipped.phase.as_str(), failure.code.as_str()), ("skipped", "HF-4031"));
+    assert_eq!(failure.message, "the host was too busy for 1s");
+    assert_eq!(fleet.ended(&forced).await.phase, "succeeded");
+    let late = fleet.ended(&late).await;
+    let failure = late.failure.unwrap();
+    assert_eq!((late.phase.as_str(), failure.code.as_str()), ("failed", "HF-4011"));
+    assert_eq!(failure.message, "the run was not done after 1 s, the most that its policy allows");
+
+    let first = fleet.start_backup("first", "full").await.unwrap();
+    let second = fleet.start_backup("second", "full").await.unwrap();
+    let waits = until_async("the second run to wait for the first", PATIENCE, async || {
+        let request = v1::GetRunRequest { run_id: second.id.clone() };
+        let run = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        Some(run.waiting_for).filter(|reason| !reason.is_empty())
+    })
+    .await;
+    assert_eq!(waits, "policy one-by-one (1 run under way)");
+    std::fs::remove_file(&file).unwrap();
+    for run in [first, second] {
+        assert_eq!(fleet.ended(&run).await.phase, "succeeded");
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_backup_is_tried_again_after_what_may_pass_and_one_asked_for_is_not() {
+    let mut fleet = Fleet::start().await;
+    let mut cluster = PostgresCluster::start();
+    cluster.psql("postgres", "CREATE DATABASE shop");
+    let source = cluster.source(fleet.path(), "shop").replace("agent: a1", "agent: a1, policy: often");
+    cluster.stop_immediately();
+    let policy =
+        "policies:\n  often: { schedule: { full: { every: 1s } }, retry: { attempts: 50, backoff: 1s } }\n";
+    fleet.apply(&format!("{policy}{source}")).await.unwrap();
+    let tried = until_async("a second attempt", PATIENCE, async || {
+        scheduled(&fleet).await.into_iter().find(|run| run.attempt >= 2)
+    })
+    .await;
+    cluster.restart();
+    let ended = fleet.ended(&tried).await;
+    assert_eq!(ended.phase, "succeeded", "{ended:?}");
+    let log = fleet.log(&ended).await;
+    assert!(log.contains("the attempt failed and is tried again in 1 s: [HF-2001]"), "{log}");
+    let all = scheduled(&fleet).await;
+    assert_eq!(all.iter().filter(|run| run.phase == "failed").count(), 0, "{all:?}");
+    fleet.stop_controller().await;
 }

@@ -389,7 +389,7 @@ impl Operator {
                 let mut changes = changes.into_inner();
                 while let Ok(Some(change)) = changes.message().await {
                     let run = change.run.expect("a change has its run");
-                    if matches!(run.phase.as_str(), "succeeded" | "failed" | "cancelled") {
+                    if matches!(run.phase.as_str(), "succeeded" | "failed" | "cancelled" | "skipped") {
                         return run;
                     }
                 }

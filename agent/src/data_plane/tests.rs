@@ -39,6 +39,7 @@ async fn fixture(patience: Duration) -> Fixture {
         (RunId::at(1, [1; 10]), Attempt(1)),
         cancel.clone(),
         patience,
+        None,
     );
     Fixture { controller, plane, counters: Arc::default(), cancel, _folder: folder }
 }

@@ -1,8 +1,11 @@
 //! An assignment, as it came from the controller and was understood.
 
+use std::time::Duration;
+
 use holdfast_model::Failure;
 use holdfast_model::ids::{Attempt, RunId};
 use holdfast_model::manifest::Manifest;
+use holdfast_model::policy::Pace;
 use holdfast_model::run::RunSpec;
 use holdfast_model::source::Source;
 use holdfast_proto::convert::{ConvertError, from_document, parse};
@@ -23,6 +26,10 @@ pub struct Assignment {
     pub manifest: Option<Manifest>,
     /// W3C trace context of whoever asked for it; empty when there is none.
     pub traceparent: String,
+    /// How long it may take by its policy.
+    pub timeout: Option<Duration>,
+    /// How fast it may send.
+    pub pace: Option<Pace>,
 }
 
 /// An assignment that cannot be understood, and whose it is, so that this can be reported.
@@ -52,12 +59,24 @@ impl Assignment {
                 "" => None,
                 text => Some(from_document("manifest_json", text)?),
             };
-            Ok((spec, source, manifest))
+            let pace = match assign.pace_json.as_str() {
+                "" => None,
+                text => Some(from_document("pace_json", text)?),
+            };
+            Ok((spec, source, manifest, pace))
         };
         Ok(match documents() {
-            Ok((spec, source, manifest)) => {
-                Ok(Self { run, attempt, spec, source, manifest, traceparent: assign.traceparent.clone() })
-            }
+            Ok((spec, source, manifest, pace)) => Ok(Self {
+                run,
+                attempt,
+                spec,
+                source,
+                manifest,
+                traceparent: assign.traceparent.clone(),
+                timeout: (assign.timeout_seconds > 0)
+                    .then(|| Duration::from_secs(u64::from(assign.timeout_seconds))),
+                pace,
+            }),
             Err(error) => Err(Incomprehensible { run, attempt, failure: error.into() }),
         })
     }

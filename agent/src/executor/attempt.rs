@@ -11,7 +11,7 @@ use holdfast_runtime::telemetry::adopt_trace_context;
 use holdfast_runtime::{Backoff, BackoffPolicy, OnEnd, durable_file};
 use tokio_util::sync::CancellationToken;
 
-use super::ending::{Stopper, end_event};
+use super::ending::{Stopper, TimeLimit, end_event};
 use super::{Assignment, Inner, Outcome, RunContext, StopReason};
 use crate::counters::Counters;
 use crate::disk;
@@ -92,7 +92,11 @@ impl AttemptTask {
         let work = parts.tasks.spawn(format!("work of run {}", run.short()), OnEnd::Isolated, work);
         let mut work = std::pin::pin!(work.join());
         let mut logging = std::pin::pin!(log.keep_flushing(&parts.outbox));
-        let mut deadline = parts.clock.sleep(parts.deadline);
+        let limit = match self.assignment.timeout {
+            Some(timeout) if timeout < parts.deadline => TimeLimit::OfPolicy(timeout),
+            _ => TimeLimit::OfAgent(parts.deadline),
+        };
+        let mut deadline = parts.clock.sleep(limit.length());
         let (mut log_fails, mut is_late) = (false, false);
         loop {
             tokio::select! {
@@ -107,7 +111,7 @@ impl AttemptTask {
                 }
                 () = &mut deadline, if !is_late => {
                     is_late = true;
-                    self.stopper.stop(StopReason::Deadline(parts.deadline.as_secs()));
+                    self.stopper.stop(StopReason::Deadline(limit));
                 }
             }
         }

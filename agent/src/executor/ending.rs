@@ -1,6 +1,7 @@
 //! Why a run is stopped, and what is told of its end. Pure but for the token.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use holdfast_model::progress::Progress;
 use holdfast_model::restore::{CheckOutcome, RestoreCheck, RestoreReport};
@@ -27,10 +28,28 @@ pub enum StopReason {
     Drained,
     /// More was assigned than this agent takes.
     Busy,
-    /// It took longer than allowed, in seconds.
-    Deadline(u64),
+    /// It took longer than allowed.
+    Deadline(TimeLimit),
     /// The agent cannot keep what the run has to tell.
     Unrecordable(Failure),
+}
+
+/// How long a run may take, and who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// The configuration of the agent.
+    OfAgent(Duration),
+    /// The policy of the source.
+    OfPolicy(Duration),
+}
+
+impl TimeLimit {
+    /// How long.
+    pub fn length(self) -> Duration {
+        match self {
+            TimeLimit::OfAgent(length) | TimeLimit::OfPolicy(length) => length,
+        }
+    }
 }
 
 /// Stops one attempt, once. Clones share it.
@@ -92,9 +111,16 @@ pub(super) fn end_event(
         Some(StopReason::Busy) => {
             Failure::new(ErrorCode::QueueFull, "the agent has more assignments than it takes at once")
         }
-        Some(StopReason::Deadline(seconds)) => Failure::new(
+        Some(StopReason::Deadline(limit)) => Failure::new(
             ErrorCode::RunDeadline,
-            format!("the run was not done after {seconds} s, the most that the agent's configuration allows"),
+            format!(
+                "the run was not done after {} s, the most that {} allows",
+                limit.length().as_secs(),
+                match limit {
+                    TimeLimit::OfAgent(_) => "the agent's configuration",
+                    TimeLimit::OfPolicy(_) => "its policy",
+                }
+            ),
         ),
         Some(StopReason::Unrecordable(failure)) => failure.clone(),
         Some(StopReason::Abandoned) | None => failure.clone(),
@@ -155,7 +181,10 @@ mod tests {
         assert!(matches!(event(failed(), Some(StopReason::CancelAsked)), Some(Event::Cancelled(_))));
         assert_eq!(code(event(failed(), Some(StopReason::Drained))), "HF-5005");
         assert_eq!(code(event(failed(), Some(StopReason::Busy))), "HF-4021");
-        assert_eq!(code(event(failed(), Some(StopReason::Deadline(5)))), "HF-4011");
+        assert_eq!(
+            code(event(failed(), Some(StopReason::Deadline(TimeLimit::OfPolicy(Duration::from_secs(5)))))),
+            "HF-4011"
+        );
         assert_eq!(code(event(failed(), None)), "HF-2006");
     }
 

@@ -97,6 +97,8 @@ fn assignment(n: u8, attempt: u32) -> Assignment {
         source: serde_json::from_value(source).unwrap(),
         manifest: None,
         traceparent: String::new(),
+        timeout: None,
+        pace: None,
     }
 }
 

@@ -70,6 +70,7 @@ impl Fixture {
                 source_json: source.to_string(),
                 traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
                 manifest_json,
+                ..v1::Assign::default()
             }))
             .await;
         self.controller.end_of(&id(n)).await

@@ -16,7 +16,7 @@ use super::{Ended, SessionParts, runs_in_hand};
 use crate::certificate_renewal::renew_when_due;
 use crate::dial;
 use crate::executor::Assignment;
-use crate::host::HostLoad;
+use crate::host::{CpuTimes, HostLoad};
 use crate::outbox::OutboxError;
 use crate::progress_reporter::{self, ProgressReporter};
 
@@ -40,6 +40,8 @@ pub(super) struct Conversation<'a> {
     acked: u64,
     progress: ProgressReporter,
     said_draining: bool,
+    /// At the heartbeat before.
+    cpu_times: Option<CpuTimes>,
 }
 
 impl<'a> Conversation<'a> {
@@ -53,7 +55,19 @@ impl<'a> Conversation<'a> {
     ) -> Self {
         let answers = mpsc::channel(ANSWERS_MAX);
         let progress = ProgressReporter::default();
-        Self { parts, channel, outgoing, incoming, answers, sent: acked, acked, progress, said_draining }
+        let cpu_times = CpuTimes::now();
+        Self {
+            parts,
+            channel,
+            outgoing,
+            incoming,
+            answers,
+            sent: acked,
+            acked,
+            progress,
+            said_draining,
+            cpu_times,
+        }
     }
 
     pub(super) async fn run(mut self) -> Ended {
@@ -107,8 +121,10 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn heartbeat(&self) {
+    fn heartbeat(&mut self) {
         let load = HostLoad::now(&self.parts.data_dir);
+        let before = std::mem::replace(&mut self.cpu_times, CpuTimes::now());
+        let cpu_used = self.cpu_times.zip(before).and_then(|(now, before)| now.share_since(before));
         let heartbeat = v1::Heartbeat {
             runs_in_hand: runs_in_hand(&self.parts.executor),
             load: load.load,
@@ -116,6 +132,9 @@ impl<'a> Conversation<'a> {
             disk_free_bytes: load.disk_free_bytes,
             clock: Some(timestamp(self.parts.clock.now())),
             resident_bytes: load.resident_bytes,
+            memory_total_bytes: load.memory_total_bytes,
+            disk_total_bytes: load.disk_total_bytes,
+            cpu_used,
         };
         self.say(Outgoing::Heartbeat(heartbeat), 0);
     }

@@ -56,6 +56,7 @@ pub enum PhaseFilter {
     Succeeded,
     Failed,
     Cancelled,
+    Skipped,
 }
 
 impl PhaseFilter {
@@ -69,6 +70,7 @@ impl PhaseFilter {
             PhaseFilter::Succeeded => "succeeded",
             PhaseFilter::Failed => "failed",
             PhaseFilter::Cancelled => "cancelled",
+            PhaseFilter::Skipped => "skipped",
         }
     }
 }

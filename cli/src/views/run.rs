@@ -22,7 +22,7 @@ pub struct RunView {
     pub id: String,
     /// backup, restore, promote, discard, verify or check.
     pub kind: String,
-    /// queued, assigned, running, committing, succeeded, failed or cancelled.
+    /// queued, assigned, running, committing, succeeded, failed, cancelled or skipped.
     pub phase: String,
     /// Whether somebody asked it to stop.
     pub cancel_requested: bool,
@@ -154,7 +154,7 @@ impl From<v1::Run> for RunView {
 impl RunView {
     /// Whether nothing can follow.
     pub fn is_ended(&self) -> bool {
-        matches!(self.phase.as_str(), "succeeded" | "failed" | "cancelled")
+        matches!(self.phase.as_str(), "succeeded" | "failed" | "cancelled" | "skipped")
     }
 
     /// The verdict of a run that has ended; of one that has not, that it was taken on.
@@ -162,7 +162,7 @@ impl RunView {
         match self.phase.as_str() {
             "succeeded" if !self.findings.is_empty() => ExitStatus::DataBad,
             "succeeded" if self.warnings > 0 => ExitStatus::Partial,
-            "failed" => {
+            "failed" | "skipped" => {
                 self.failure.as_ref().map_or(ExitStatus::Failed, |failure| failure.code.category().into())
             }
             "cancelled" => ExitStatus::Failed,
@@ -173,7 +173,7 @@ impl RunView {
     /// The error of a run that did not do its work.
     pub fn error(&self) -> Option<CliError> {
         let failure = match self.phase.as_str() {
-            "failed" => self.failure.clone().unwrap_or_else(|| {
+            "failed" | "skipped" => self.failure.clone().unwrap_or_else(|| {
                 Failure::new(holdfast_model::ErrorCode::Internal, format!("the {} failed", self.kind))
             }),
             "cancelled" => Failure::new(
@@ -203,6 +203,10 @@ impl RunView {
             "failed" => match &self.failure {
                 Some(failure) => format!("failed {}", failure.code),
                 None => "failed".to_owned(),
+            },
+            "skipped" => match &self.failure {
+                Some(failure) => format!("skipped {}", failure.code),
+                None => "skipped".to_owned(),
             },
             "running" | "assigned" if self.cancel_requested => "cancelling".to_owned(),
             phase => phase.to_owned(),

@@ -288,7 +288,7 @@ impl Restores {
         let run = find_run(&self.core, &request.run_id).await?;
         let targets = match &run.state.phase {
             // What is left of it, if anything, only its agent knows.
-            Phase::Failed(_) | Phase::Cancelled => Vec::new(),
+            Phase::Failed(_) | Phase::Cancelled | Phase::Skipped(_) => Vec::new(),
             _ => finished(&run)?.targets.clone(),
         };
         let (source, agent, restore) = match &run.spec {

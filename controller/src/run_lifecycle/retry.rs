@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::error_code::Retry;
 use holdfast_model::ids::Attempt;
+use holdfast_model::policy;
 use holdfast_model::run::{ATTEMPTS_MAX, RunKind};
 
 /// The longest pause before another attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The longest pause that a policy's backoff grows to.
+const BACKOFF_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Whether the kind of run, and the number of attempts so far, allow another one.
 pub fn may_retry(kind: RunKind, attempt: Attempt) -> bool {
@@ -34,8 +39,21 @@ pub fn pause_after(attempt: Attempt) -> Duration {
     Duration::from_secs(seconds).min(PAUSE_MAX)
 }
 
+/// Whether a policy has a run tried again after a failure, and how long after. What may pass by itself is; what a person
+/// or another input is needed for is not.
+pub fn after_failure(policy: &policy::Retry, code: ErrorCode, attempt: Attempt) -> Option<Duration> {
+    if code.retry() != Retry::Transient || attempt.0 >= policy.attempts.get() {
+        return None;
+    }
+    let doubled = 1u64.checked_shl(attempt.0.saturating_sub(1)).unwrap_or(u64::MAX);
+    let first = u64::try_from(policy.backoff.secs()).unwrap_or(0);
+    Some(Duration::from_secs(first.saturating_mul(doubled)).min(BACKOFF_MAX))
+}
+
 #[cfg(test)]
 mod tests {
+    use holdfast_model::units::{Count, Span};
+
     use super::*;
 
     #[test]
@@ -56,6 +74,21 @@ mod tests {
             })
             .collect();
         assert_eq!(interruptions, ["HF-4008", "HF-4015", "HF-4019", "HF-4021", "HF-5005"]);
+    }
+
+    #[test]
+    fn a_policy_has_only_that_tried_again_which_may_pass() {
+        let policy = policy::Retry { attempts: Count::new(3), backoff: Span::from_mins(5) };
+        let pause =
+            |code, attempt| after_failure(&policy, code, Attempt(attempt)).map(|pause| pause.as_secs());
+        assert_eq!(pause(ErrorCode::SourceUnreachable, 1), Some(300));
+        assert_eq!(pause(ErrorCode::StorageFailed, 2), Some(600));
+        assert_eq!(pause(ErrorCode::SourceUnreachable, 3), None, "three attempts in all");
+        assert_eq!(pause(ErrorCode::SourceLoginRefused, 1), None, "a person is needed");
+        assert_eq!(pause(ErrorCode::SourceMissing, 1), None, "the input is wrong");
+        let patient = policy::Retry { attempts: Count::new(100), backoff: Span::from_hours(1) };
+        let longest = after_failure(&patient, ErrorCode::ToolFailed, Attempt(90));
+        assert_eq!(longest, Some(BACKOFF_MAX));
     }
 
     #[test]

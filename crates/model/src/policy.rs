@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -508,6 +509,24 @@ pub struct BandwidthHours {
     pub window: TimeWindow,
     /// How fast.
     pub limit: Rate,
+}
+
+/// How fast one run may send: what its policy says, with the zone of its hours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// What the policy says.
+    pub bandwidth: Bandwidth,
+    /// Time zone of its hours.
+    pub timezone: Zone,
+}
+
+impl Pace {
+    /// The rate at a moment; none when there is no limit then.
+    pub fn rate_at(&self, now: Timestamp) -> Option<Rate> {
+        let time = self.timezone.time_zone().to_datetime(now).time();
+        let hours = self.bandwidth.hours.iter().find(|hours| hours.window.contains(time));
+        hours.map(|hours| hours.limit).or(self.bandwidth.limit)
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! ```text
 //!  Queued ─▶ Assigned ─▶ Running ─▶ Committing ─▶ Succeeded{warnings}
 //!    ▲  │        │           │           │
-//!    │  └────────┴───────────┴───────────┴────▶ Failed | Cancelled
+//!    │  └────────┴───────────┴───────────┴────▶ Failed | Cancelled | Skipped, from Queued alone
 //!    └── lease lost or interrupted: back to Queued, the next assignment has attempt + 1
 //! ```
 //!
@@ -36,12 +36,14 @@ pub enum Phase {
     Failed(Failure),
     /// Given up on request.
     Cancelled,
+    /// Left out by a rule of its policy, which says so.
+    Skipped(Failure),
 }
 
 impl Phase {
     /// Whether nothing can follow.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Phase::Succeeded { .. } | Phase::Failed(_) | Phase::Cancelled)
+        matches!(self, Phase::Succeeded { .. } | Phase::Failed(_) | Phase::Cancelled | Phase::Skipped(_))
     }
 
     /// Whether an agent holds it.
@@ -59,6 +61,7 @@ impl Phase {
             Phase::Succeeded { .. } => "succeeded",
             Phase::Failed(_) => "failed",
             Phase::Cancelled => "cancelled",
+            Phase::Skipped(_) => "skipped",
         }
     }
 }
@@ -127,6 +130,8 @@ pub enum RunEvent {
     },
     /// It can not be started at all, or was taken from the queue by a rule.
     Refused(Failure),
+    /// A rule of its policy leaves it out.
+    Skipped(Failure),
 }
 
 /// Why an event was not applied. The state is unchanged.
@@ -200,6 +205,7 @@ impl RunState {
                 return Err(IllegalTransition::NotCancellable(phase.as_str()));
             }
             (Phase::Queued | Phase::Assigned, RunEvent::Refused(failure)) => Phase::Failed(failure.clone()),
+            (Phase::Queued, RunEvent::Skipped(failure)) => Phase::Skipped(failure.clone()),
             (Phase::Assigned | Phase::Running, RunEvent::Started(_)) => Phase::Running,
             // That it began, and that it commits, are told on different ways: the first may arrive last.
             (Phase::Assigned | Phase::Running | Phase::Committing, RunEvent::CommitStarted(_)) => {
@@ -267,7 +273,8 @@ impl RunEvent {
             RunEvent::Assigned
             | RunEvent::CancelAsked
             | RunEvent::LeaseLost { .. }
-            | RunEvent::Refused(_) => None,
+            | RunEvent::Refused(_)
+            | RunEvent::Skipped(_) => None,
         }
     }
 
@@ -283,6 +290,7 @@ impl RunEvent {
             RunEvent::CancelAsked => "cancel asked",
             RunEvent::LeaseLost { .. } => "lease lost",
             RunEvent::Refused(_) => "refused",
+            RunEvent::Skipped(_) => "skipped",
         }
     }
 }
@@ -311,6 +319,7 @@ mod tests {
             Phase::Succeeded { warnings: 0 },
             Phase::Failed(failure()),
             Phase::Cancelled,
+            Phase::Skipped(failure()),
         ]
     }
 
@@ -326,6 +335,7 @@ mod tests {
             RunEvent::CancelAsked,
             RunEvent::LeaseLost { committed: false, may_retry: true },
             RunEvent::Refused(failure()),
+            RunEvent::Skipped(failure()),
         ]
     }
 
@@ -348,6 +358,7 @@ mod tests {
                             Phase::Succeeded { .. } => 'S',
                             Phase::Failed(_) => 'F',
                             Phase::Cancelled => 'X',
+                            Phase::Skipped(_) => 'K',
                         },
                     })
                     .collect();
@@ -359,17 +370,18 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
         // Columns: assigned, started, commit started, finished, failed, interrupted, cancel confirmed, cancel asked,
-        // lease lost, refused.
+        // lease lost, refused, skipped.
         assert_eq!(
             walk(),
             [
-                "queued     A----Q-X-F",
-                "assigned   -RC-FQXcQF",
-                "running    -RCSFQXcQ-",
-                "committing -CCSFQ--Q-",
-                "succeeded  -S-S------",
-                "failed     -F--FF----",
-                "cancelled  -X----X---",
+                "queued     A----Q-X-FK",
+                "assigned   -RC-FQXcQF-",
+                "running    -RCSFQXcQ--",
+                "committing -CCSFQ--Q--",
+                "succeeded  -S-S-------",
+                "failed     -F--FF-----",
+                "cancelled  -X----X----",
+                "skipped    -----------",
             ]
         );
     }

@@ -491,3 +491,18 @@ fn a_change_that_keeps_less_is_dangerous_and_one_that_keeps_more_is_not() {
     let none = Fleet::default();
     assert!(diff(&fleet("priority: low"), &none, true)[0].dangerous, "removing a policy is");
 }
+
+#[test]
+fn a_pace_follows_the_hours_of_its_zone() {
+    let pace: Pace = serde_json::from_value(serde_json::json!({
+        "bandwidth": { "limit": "100MiB/s", "hours": [{ "window": "08:00-18:00", "limit": "10MiB/s" }] },
+        "timezone": "Asia/Shanghai",
+    }))
+    .unwrap();
+    let at = |text: &str| pace.rate_at(text.parse().unwrap()).map(|rate| rate.0.0 >> 20);
+    assert_eq!(at("2026-06-01T00:00:00Z"), Some(10), "08:00 in Shanghai");
+    assert_eq!(at("2026-06-01T09:59:59Z"), Some(10));
+    assert_eq!(at("2026-06-01T10:00:00Z"), Some(100));
+    let free = Pace { bandwidth: Bandwidth { limit: None, ..pace.bandwidth.clone() }, ..pace.clone() };
+    assert_eq!(free.rate_at("2026-06-01T10:00:00Z".parse().unwrap()), None);
+}
