@@ -8,11 +8,10 @@ use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
+use holdfast_model::ids::{RepositoryName, SourceName};
 use holdfast_model::manifest::{MANIFEST_PATH, Manifest};
 use holdfast_model::run::SnapshotType;
 use holdfast_model::snapshot::SnapshotRecord;
@@ -22,15 +21,9 @@ use holdfast_proto::convert::{ConvertError, parse};
 use holdfast_proto::v1;
 use holdfast_proto::v1::import_snapshot_request::Part;
 use holdfast_repository::RepositoryError;
-use holdfast_repository::chunker::Chunker;
 use holdfast_repository::id::BlobId;
-use holdfast_repository::pack::SealedPack;
-use holdfast_repository::sink::BlobSink;
-use holdfast_repository::snapshot::{SnapshotObject, SnapshotSummary};
 use holdfast_repository::tree::{FileTime, NodeMetadata, NodeType};
-use holdfast_repository::write::{
-    OwnFile, SnapshotWriter, WriteContent, WriteEntry, WriteOptions, WriterContext, Written,
-};
+use holdfast_repository::write::{OwnFile, WriteContent, WriteEntry, Written};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -43,6 +36,7 @@ use crate::export::{
 };
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
+use crate::snapshot_writer::{self, Unpublished};
 
 /// Parts of the upload, and parts of a content, that may wait.
 const PARTS_MAX: usize = 8;
@@ -106,43 +100,20 @@ async fn commit(
     source: SourceName,
     taken: Taken,
 ) -> Result<SnapshotRecord, Failure> {
-    repository.flush_index().await?;
-    let now = core.clock.now();
-    let totals = taken.written.totals;
     let tags = Tags {
         ours: true,
         source: Some(source),
         snapshot_type: taken.head.snapshot_type.as_deref().and_then(SnapshotType::parse),
         ..Tags::default()
     };
-    let object = SnapshotObject {
-        time: now.to_string(),
-        parent: None,
+    let what = Unpublished {
         tree: taken.tree,
+        written: taken.written,
         paths: taken.head.paths,
         hostname: taken.head.hostname,
-        username: "holdfast".to_owned(),
-        uid: 0,
-        gid: 0,
-        tags: tags.write(),
-        original: None,
-        program_version: format!("holdfast {}", crate::VERSION),
-        summary: Some(SnapshotSummary {
-            backup_start: now.to_string(),
-            backup_end: now.to_string(),
-            files_new: totals.files,
-            dirs_new: totals.folders,
-            data_blobs: totals.data_blobs_new,
-            tree_blobs: totals.tree_blobs_new,
-            data_added: totals.bytes_new,
-            data_added_packed: totals.bytes_stored,
-            total_files_processed: totals.files,
-            total_bytes_processed: totals.bytes,
-            ..SnapshotSummary::default()
-        }),
+        tags,
     };
-    let saved = repository.repository().save_snapshot(&object).await;
-    let id = SnapshotId(*saved.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
+    let (id, object) = snapshot_writer::publish(repository, what, core.clock.now()).await?;
     let record = describe(id, &repository.name, &object, taken.manifest);
     let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
     core.records.commit(batch.put_snapshot(&record)).await?;
@@ -156,20 +127,7 @@ fn take_in(
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<Taken, Failure> {
     let fail = |error: RepositoryError| repository_failure(&repository.name, &error);
-    let config = repository.repository().config();
-    let context = WriterContext {
-        runtime: tokio::runtime::Handle::current(),
-        sealer: repository.repository().sealer().clone(),
-        chunker: Chunker::of(config),
-        sink: Arc::new(OpenSink(repository.clone())),
-        counters: Arc::default(),
-        cancel,
-        gate: None,
-        tree_cache: None,
-    };
-    let options =
-        WriteOptions { level: i32::from(repository.spec.compression_level), ..WriteOptions::default() };
-    let mut writer = SnapshotWriter::new(context, options, None).map_err(fail)?;
+    let mut writer = snapshot_writer::open(repository, cancel)?;
     let (sender, items) = crossbeam_channel::bounded::<Item>(PARTS_MAX);
     let apart = std::thread::Builder::new()
         .name("import-archive".to_owned())
@@ -461,25 +419,6 @@ impl Read for ContentReader {
                 Err(_) => return Ok(0),
             }
         }
-    }
-}
-
-/// Puts packs into an open repository.
-struct OpenSink(Arc<OpenRepository>);
-
-#[async_trait]
-impl BlobSink for OpenSink {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
-        self.0.known(ids).await.map_err(|failure| RepositoryError::sink(failure.code, failure))
-    }
-
-    async fn put_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {
-        let failed = |failure: Failure| RepositoryError::sink(failure.code, failure);
-        if let Some(mut upload) = self.0.begin_pack(pack.id, pack.bytes.len() as u64).await.map_err(failed)? {
-            upload.write(&self.0.name, pack.bytes).await.map_err(failed)?;
-            upload.finish(&self.0.name, pack.id).await.map_err(failed)?;
-        }
-        self.0.pack_is_durable(pack.id, pack.entries).await.map_err(failed)
     }
 }
 

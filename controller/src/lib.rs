@@ -42,6 +42,7 @@ pub mod secrets;
 pub mod server;
 pub mod session;
 pub mod session_registry;
+pub mod snapshot_writer;
 pub mod source_status;
 pub mod store;
 pub mod upkeep;
