@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_model::fleet::{API, FleetError, read_yaml};
+use holdfast_model::ids::RepositoryName;
+use holdfast_model::units::Span;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::telemetry::{LogFormat, TelemetrySettings};
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,9 @@ pub struct ControllerConfig {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How the controller's own state is copied to a repository.
+    #[serde(default)]
+    pub self_backup: SelfBackupConfig,
 }
 
 /// Where gRPC is served.
@@ -125,6 +130,30 @@ pub struct OtlpConfig {
     pub endpoint: String,
 }
 
+/// How the controller's own state is copied to a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelfBackupConfig {
+    /// Which repository; without it the only one that is declared. Who can open it can become this controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<RepositoryName>,
+    /// How often it is looked whether something has changed.
+    pub every: Span,
+}
+
+impl Default for SelfBackupConfig {
+    fn default() -> Self {
+        Self { to: None, every: Span::from_mins(5) }
+    }
+}
+
+impl SelfBackupConfig {
+    /// How often.
+    pub fn every(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.every.secs()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -162,6 +191,7 @@ impl ControllerConfig {
             data_dir: data_dir.into(),
             telemetry: TelemetryConfig::default(),
             limits: LimitsConfig::default(),
+            self_backup: SelfBackupConfig::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 
 use crate::agents::Agents;
 use crate::catalog::Catalog;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
 use crate::maintenance;
 use crate::pki::Authority;
@@ -64,6 +64,8 @@ pub struct Core {
     pub authority: Authority,
     /// Where the controller keeps its state.
     pub data_dir: std::path::PathBuf,
+    /// How its own state is copied.
+    pub self_backup: SelfBackupConfig,
 }
 
 impl Core {

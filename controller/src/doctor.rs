@@ -5,14 +5,19 @@ use std::sync::Arc;
 use holdfast_model::Failure;
 use holdfast_model::text::{counted, size};
 use holdfast_proto::v1;
+use jiff::SignedDuration;
 
 use crate::core::Core;
+use crate::self_backup;
 
 /// Clock differences beyond this are worth a word, in milliseconds.
 const CLOCK_SKEW_MILLIS_MAX: i64 = 2_000;
 
 /// Free space below which a word is due, in bytes.
 const FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// How old the newest copy of the controller's own state may be: it is made only when something changed.
+const SELF_BACKUP_AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 struct Findings(Vec<v1::Finding>);
 
@@ -37,6 +42,7 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     let message =
         format!("version {}, {} active", crate::VERSION, counted(core.runs.active().len() as u64, "run"));
     findings.add("controller", "", "ok", message, String::new());
+    examine_self_backup(core, &mut findings).await?;
     examine_repositories(core, &mut findings).await?;
     examine_agents(core, &mut findings).await?;
     examine_sources(core, &mut findings).await?;
@@ -48,6 +54,42 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     };
     findings.0.sort_by_key(|finding| (area_rank(&finding.area), rank(finding)));
     Ok(findings.0)
+}
+
+/// The controller's own state: where a copy of it is, and how old.
+async fn examine_self_backup(core: &Arc<Core>, findings: &mut Findings) -> Result<(), Failure> {
+    let mut add = |outcome: &str, message: String, remedy: &str| {
+        findings.add("controller", "state", outcome, message, remedy.to_owned());
+    };
+    match self_backup::destination(core) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let remedy = "holdfast repo add main --url file:///var/lib/holdfast/main --key-file /etc/holdfast/main.key";
+            add(
+                "not_set",
+                "the controller's own state is copied nowhere: there is no repository".to_owned(),
+                remedy,
+            );
+            return Ok(());
+        }
+        Err(failure) => {
+            add("failed", failure.to_string(), "# set self_backup.to in controller.yaml");
+            return Ok(());
+        }
+    }
+    let Some(last) = self_backup::last_copy(core).await? else {
+        add("not_set", "the controller's own state was not copied yet".to_owned(), "holdfast audit list");
+        return Ok(());
+    };
+    let age = core.clock.now().duration_since(last.at);
+    if age > SELF_BACKUP_AGE_MAX {
+        let message = format!("the newest copy of the controller's own state is of {}", last.at);
+        add("failed", message, "journalctl -u holdfast-controller   # on the controller's host");
+    } else {
+        let message = format!("its own state is in repository {} as of {}", last.repository, last.at);
+        add("ok", message, "");
+    }
+    Ok(())
 }
 
 fn area_rank(area: &str) -> usize {

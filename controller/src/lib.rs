@@ -11,6 +11,7 @@
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | once a day | [`upkeep`] |
 //! | how sources stand | [`source_status`], [`doctor`] |
+//! | its own safety | [`self_backup`], [`recover`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -32,6 +33,7 @@ pub mod maintenance;
 pub mod pki;
 pub mod reaper;
 pub mod records;
+pub mod recover;
 pub mod repositories;
 pub mod repository_index;
 pub mod run_lifecycle;
@@ -39,6 +41,7 @@ pub mod run_logs;
 pub mod scheduler;
 pub mod schedules;
 pub mod secrets;
+pub mod self_backup;
 pub mod server;
 pub mod session;
 pub mod session_registry;
@@ -179,6 +182,7 @@ impl Controller {
         });
         tasks.spawn("dispatcher", OnEnd::Essential, dispatcher::run(core.clone()));
         tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
+        tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, store })
@@ -232,6 +236,7 @@ async fn build(
         authority,
         records,
         data_dir: config.data_dir.clone(),
+        self_backup: config.self_backup.clone(),
     })
 }
 

@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use holdfast_controller::Controller;
 use holdfast_controller::config::{ControllerConfig, ENVIRONMENT_PREFIX};
+use holdfast_model::repository_spec::{Encryption, RepositorySpec, StorageCredentials};
+use holdfast_model::secret::SecretRef;
 use holdfast_runtime::durable_file::{Access, replace};
 use holdfast_runtime::tls::install_crypto_provider;
 use holdfast_runtime::{SystemClock, telemetry};
@@ -39,12 +41,84 @@ enum Command {
         #[arg(long, default_value = "/etc/holdfast/controller.yaml")]
         config: PathBuf,
     },
+    /// Bring the state of a controller that is gone back from its copy in a repository, into an empty data folder.
+    #[command(after_help = RECOVER_HELP)]
+    Recover(Box<RecoverArguments>),
     /// Read the configuration, say what is wrong with it, and end.
     CheckConfig {
         /// The configuration file.
         #[arg(long, default_value = "/etc/holdfast/controller.yaml")]
         config: PathBuf,
     },
+}
+
+const RECOVER_HELP: &str = "\
+Examples:
+  holdfast-controller recover --from file:///var/lib/holdfast/main --key-file /etc/holdfast/main.key
+  holdfast-controller recover --from s3://bucket/prefix --region eu-central-1 --key-env REPO_KEY \\
+      --access-key-env S3_ACCESS_KEY --secret-key-env S3_SECRET_KEY
+
+Fleet, policies, holds, tokens, enrolled agents, schedules and the catalog come back, and the certificate authority with \
+them, so that agents find their controller at its old address. Secrets are references: put their files back first.";
+
+/// `recover`
+#[derive(clap::Args)]
+struct RecoverArguments {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/holdfast/controller.yaml")]
+    config: PathBuf,
+    /// The repository that holds the copy: file:///ABSOLUTE/PATH or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// Take this copy, by the beginning of its snapshot's id; without it the newest.
+    #[arg(long, value_name = "ID")]
+    snapshot: Option<String>,
+    /// File with the password of the repository.
+    #[arg(long, value_name = "FILE", group = "key", required_unless_present_any = ["key_env", "key_credential"])]
+    key_file: Option<PathBuf>,
+    /// Environment variable with the password of the repository.
+    #[arg(long, value_name = "VARIABLE", group = "key")]
+    key_env: Option<String>,
+    /// systemd credential with the password of the repository.
+    #[arg(long, value_name = "NAME", group = "key")]
+    key_credential: Option<String>,
+    /// s3: region of the bucket.
+    #[arg(long)]
+    region: Option<String>,
+    /// s3: address of a compatible server.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// s3: environment variable with the access key.
+    #[arg(long, value_name = "VARIABLE", requires = "secret_key_env")]
+    access_key_env: Option<String>,
+    /// s3: environment variable with the secret key.
+    #[arg(long, value_name = "VARIABLE", requires = "access_key_env")]
+    secret_key_env: Option<String>,
+}
+
+impl RecoverArguments {
+    fn repository(&self) -> RepositorySpec {
+        let key = [
+            self.key_file.clone().map(SecretRef::File),
+            self.key_env.clone().map(SecretRef::Env),
+            self.key_credential.clone().map(SecretRef::Credential),
+        ];
+        let credentials = self.access_key_env.clone().zip(self.secret_key_env.clone());
+        RepositorySpec {
+            url: self.from.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            credentials: credentials.map(|(access, secret)| StorageCredentials {
+                access_key: SecretRef::Env(access),
+                secret_key: SecretRef::Env(secret),
+            }),
+            // One of them is required.
+            encryption: Encryption {
+                key: key.into_iter().flatten().next().unwrap_or(SecretRef::Env(String::new())),
+            },
+            compression_level: 3,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -99,9 +173,43 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
             println!("next     holdfast-controller run --config {}", config.display());
         }
+        Command::Recover(arguments) => return recover(&arguments).await,
         Command::Run { config } => return serve(load(&config)?).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "recover prints its result")]
+async fn recover(arguments: &RecoverArguments) -> anyhow::Result<ExitCode> {
+    let config = load(&arguments.config)?;
+    let wanted = arguments.snapshot.as_deref();
+    let report = holdfast_controller::recover::recover(
+        &config,
+        &arguments.repository(),
+        wanted,
+        SystemClock::shared(),
+    )
+    .await?;
+    println!(
+        "snapshot {}   of {}, by controller {}",
+        report.snapshot, report.head.at, report.head.controller
+    );
+    for (kind, count) in report.records.iter().filter(|(_, count)| *count > 0) {
+        println!("records  {kind:<16} {count:>8}");
+    }
+    println!("ca pin   {}", report.ca_pin);
+    let mut code = ExitCode::SUCCESS;
+    for (name, synced) in &report.synced {
+        match synced {
+            Ok(snapshots) => println!("catalog  {:<16} {snapshots:>8} snapshots", name.as_str()),
+            Err(failure) => {
+                println!("catalog  {:<16} can not be read yet: {failure}", name.as_str());
+                code = ExitCode::from(3);
+            }
+        }
+    }
+    println!("next     holdfast-controller run --config {}", arguments.config.display());
+    Ok(code)
 }
 
 async fn serve(config: ControllerConfig) -> anyhow::Result<ExitCode> {

@@ -22,6 +22,7 @@ mod kills;
 mod partitions;
 mod policies;
 mod postgres;
+mod recover;
 mod s3;
 mod schedules;
 mod secrets;

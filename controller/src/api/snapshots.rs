@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use holdfast_model::ids::CONTROLLER_SOURCE;
 use holdfast_model::snapshot::{Hold, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{document, timestamp};
@@ -56,7 +57,10 @@ impl Snapshots {
             more = page.len() == 200;
             for (record, place) in page {
                 before = Some(place);
-                if request.repository.is_empty() || record.repository.as_str() == request.repository {
+                let own = source.is_none()
+                    && record.source.as_ref().is_some_and(|name| name.as_str() == CONTROLLER_SOURCE);
+                if !own && (request.repository.is_empty() || record.repository.as_str() == request.repository)
+                {
                     snapshots.push(self.describe(&record).await?);
                     if snapshots.len() == limit {
                         more = true;

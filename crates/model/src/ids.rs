@@ -107,6 +107,9 @@ names! {
     MilestoneName, "milestone";
 }
 
+/// The source that copies of the controller's own state are snapshots of. No source of a fleet may have this name.
+pub const CONTROLLER_SOURCE: &str = "holdfast-controller";
+
 /// The id of a run: a UUID version 7, so ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

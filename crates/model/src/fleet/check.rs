@@ -1,7 +1,7 @@
 //! What is wrong with definitions beyond their syntax: one by one, and as they refer to each other.
 
 use crate::error_code::ErrorCode;
-use crate::ids::{PolicyName, RepositoryName, SourceName};
+use crate::ids::{CONTROLLER_SOURCE, PolicyName, RepositoryName, SourceName};
 use crate::policy::{After, Policy, Rule};
 use crate::source::Source;
 
@@ -51,6 +51,10 @@ impl Fleet {
     /// one of its sources.
     pub fn check_references(&self, known: &Fleet) -> Vec<FleetError> {
         let mut errors = Vec::new();
+        for name in self.sources.keys().filter(|name| name.as_str() == CONTROLLER_SOURCE) {
+            let message = "is the name of the controller's own state: choose another".to_owned();
+            errors.push(at_definition(ErrorCode::NameInvalid, format!("sources.{name}"), message));
+        }
         let mut repository = |path: &str, key: &str, name: &RepositoryName| {
             if !self.repositories.contains_key(name) && !known.repositories.contains_key(name) {
                 let message = format!("`{key}` names repository {name}, which does not exist");
