@@ -278,6 +278,7 @@ pub fn describe(
         unreadable: manifest.as_ref().map_or(0, |manifest| manifest.unreadable_count),
         manifest,
         proof: Proof::default(),
+        anomalies: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use holdfast_model::data_watch::{self, Anomaly};
 use holdfast_model::ids::{AgentName, Attempt, RepositoryName, RunId, SnapshotId, SourceName};
 use holdfast_model::manifest::Manifest;
 use holdfast_model::run::{Run, RunSpec, SnapshotType};
@@ -183,7 +184,7 @@ impl DataPlane {
             true => self.core.catalog.committed_by(&repository, &granted.run).await?,
             false => None,
         };
-        let record = match earlier {
+        let mut record = match earlier {
             Some(record) => record,
             None => {
                 let tags = Tags {
@@ -198,6 +199,10 @@ impl DataPlane {
             }
         };
         let id = record.id;
+        record.anomalies = self.anomalies(&source, &record).await?;
+        for found in &record.anomalies {
+            tracing::warn!(%source, snapshot = %id.short(), severity = found.severity.as_str(), "{}", found.kind);
+        }
         let mut batch = Batch::new(&actor, "snapshot.commit", format!("snapshot/{id}")).put_snapshot(&record);
         if let Some(name) = milestone {
             batch = self.hold_milestone(batch, &record, name.as_ref(), &source);
@@ -223,6 +228,21 @@ impl DataPlane {
         let id = SnapshotId(*id.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
         holdfast_runtime::fail_point::hit("controller-after-snapshot");
         Ok(describe(id, &repository.name, &object, Some(manifest)))
+    }
+
+    /// What looks wrong about a new snapshot beside the newest sound one before it in the same repository.
+    async fn anomalies(&self, source: &SourceName, record: &SnapshotRecord) -> Result<Vec<Anomaly>, Failure> {
+        let is_before = |other: &SnapshotRecord| {
+            other.id != record.id && other.proof.damage.is_none() && other.committed_at <= record.committed_at
+        };
+        let Some(before) = self.core.catalog.latest(source, Some(&record.repository), is_before).await?
+        else {
+            return Ok(Vec::new());
+        };
+        let definition = self.core.definitions.source(source).ok();
+        let policy = definition.and_then(|definition| self.core.definitions.policy_of(&definition));
+        let rules = policy.map(|(_, policy)| policy.watch).unwrap_or_default();
+        Ok(data_watch::compare(&rules, &before, record))
     }
 
     /// A snapshot whose root is not there must never be published.

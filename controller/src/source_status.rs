@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_model::Failure;
+use holdfast_model::data_watch::Severity;
 use holdfast_model::ids::{PolicyName, RepositoryName, SourceName};
 use holdfast_model::objectives::{self, ObjectiveState, Report, SourceFacts, Standing};
 use holdfast_model::policy::Objectives;
@@ -228,6 +229,12 @@ fn verdict(
     if !facts.agent_online {
         return at_risk(format!("agent {} is not connected", source.agent), "holdfast agent list".to_owned());
     }
+    if let Some(record) = facts.snapshots.first()
+        && let Some(worst) = record.anomalies.first().filter(|found| found.severity == Severity::Critical)
+    {
+        let problem = format!("its newest snapshot {} looks wrong: {}", record.id.short(), worst.kind);
+        return at_risk(problem, format!("holdfast backup show {}", record.id.short()));
+    }
     if let Some((problem, remedy)) = breach(name, facts, objectives) {
         return at_risk(problem, remedy);
     }
@@ -450,6 +457,7 @@ mod tests {
             duration_millis: 1,
             unreadable: 0,
             proof: Proof::default(),
+            anomalies: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use holdfast_model::ErrorCode;
+use holdfast_proto::v1;
 use holdfast_proto::v1::PlanRestoreRequest;
 use holdfast_tests::fleet::Operator;
 use holdfast_tests::process_fleet::LONG_LEASE;
@@ -129,4 +130,33 @@ async fn a_server_killed_in_the_middle_of_a_dump_commits_nothing_and_the_next_ba
     restic.check_all_data();
     assert_eq!(restic.snapshots().len(), 1);
     assert_eq!(restic.snapshots()[0]["id"], next.snapshot_id.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_table_that_lost_its_rows_says_so() {
+    let cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    fleet.backup_well("pg", "full").await;
+    cluster.psql("shop", "DELETE FROM orders WHERE id % 3 = 0; DELETE FROM customers WHERE id <= 60");
+    fleet.backup_well("pg", "incremental").await;
+    let newest = fleet.snapshots_of("pg").await.swap_remove(0);
+    let found: Vec<(&str, &str)> =
+        newest.anomalies.iter().map(|found| (found.severity.as_str(), found.message.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("critical", "table shop.public.orders lost 33% of its rows: 20,000 → 13,334"),
+            ("warning", "table shop.public.customers lost 12% of its rows: 500 → 440"),
+        ]
+    );
+    let status = fleet.status().fleet(v1::FleetStatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!(status.sources[0].state, "at_risk");
+    assert!(
+        status.sources[0].problem.contains("looks wrong: table shop.public.orders lost 33%"),
+        "{status:?}"
+    );
+    fleet.backup_well("pg", "incremental").await;
+    assert!(fleet.snapshots_of("pg").await[0].anomalies.is_empty(), "the next is as the one before");
+    fleet.stop().await;
 }

@@ -101,6 +101,22 @@ fn describe(view: &SnapshotView, look: &Look, wide: bool) -> String {
         ("held", view.held_because.as_deref().map(plain).unwrap_or_default()),
         ("paths", plain(&view.paths.join(" "))),
     ]));
+    if !view.anomalies.is_empty() {
+        text.push_str("  beside the snapshot before\n");
+    }
+    for found in &view.anomalies {
+        let line = format!(
+            "    {}  {}",
+            if found.severity == "critical" { "XX" } else { "!!" },
+            plain(&found.message)
+        );
+        let painted = match found.severity.as_str() {
+            "critical" => look.palette.bad(&line),
+            _ => look.palette.warning(&line),
+        };
+        text.push_str(&painted);
+        text.push('\n');
+    }
     if let Some(manifest) = manifest {
         for database in &manifest.databases {
             text.push_str(&describe_database(database, look, wide));

@@ -52,6 +52,8 @@ pub(crate) struct SnapshotView {
     pub proven_at: Option<Timestamp>,
     /// What is damaged.
     pub damage: Option<String>,
+    /// What looks wrong about it beside the snapshot before, the worst first.
+    pub anomalies: Vec<AnomalyView>,
     /// Why it is held.
     pub held_because: Option<String>,
     /// Root of its tree.
@@ -63,6 +65,23 @@ pub(crate) struct SnapshotView {
     /// What the engine knew at capture; only where one snapshot is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
+}
+
+/// Something that looks wrong about the data.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct AnomalyView {
+    /// warning or critical.
+    pub severity: String,
+    /// rows, table_gone, size or rewrite.
+    pub kind: String,
+    /// What it is, in words.
+    pub message: String,
+}
+
+impl From<v1::Anomaly> for AnomalyView {
+    fn from(anomaly: v1::Anomaly) -> Self {
+        Self { severity: anomaly.severity, kind: anomaly.kind, message: anomaly.message }
+    }
 }
 
 impl From<v1::Snapshot> for SnapshotView {
@@ -88,6 +107,7 @@ impl From<v1::Snapshot> for SnapshotView {
             proof: snapshot.proof,
             proven_at: moment(snapshot.proven_at),
             damage: filled(snapshot.damage),
+            anomalies: snapshot.anomalies.into_iter().map(AnomalyView::from).collect(),
             held_because: filled(snapshot.held_because),
             tree_id: snapshot.tree_id,
             hostname: snapshot.hostname,

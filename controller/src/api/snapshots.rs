@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use holdfast_model::data_watch::Anomaly;
 use holdfast_model::ids::CONTROLLER_SOURCE;
 use holdfast_model::snapshot::{Hold, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
@@ -237,6 +238,15 @@ pub fn message(record: &SnapshotRecord, held_because: Option<String>) -> v1::Sna
         tree_id: record.tree.clone(),
         hostname: record.hostname.clone(),
         paths: record.paths.clone(),
+        anomalies: record.anomalies.iter().map(anomaly).collect(),
+    }
+}
+
+fn anomaly(found: &Anomaly) -> v1::Anomaly {
+    v1::Anomaly {
+        severity: found.severity.as_str().to_owned(),
+        kind: found.kind.name().to_owned(),
+        message: found.kind.to_string(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
 //! [`retention`], [`objectives`], [`text`].
 
+pub mod data_watch;
 pub mod error_code;
 pub mod fleet;
 pub mod ids;

@@ -18,10 +18,12 @@ use crate::units::{Bytes, Count, Percent, Rate, SampleRate, Span};
 
 mod calendar;
 mod check;
+mod watch;
 mod when;
 
 pub use calendar::{Cron, DateRange, InvalidCalendar, TimeWindow, Zone};
 pub use check::PolicyProblem;
+pub use watch::{TableWatch, Watch, WatchLimits};
 pub use when::{After, LogArchiving, Rule, When};
 
 /// One policy, as declared in the fleet files. Its name is its key there.
@@ -61,6 +63,9 @@ pub struct Policy {
     /// How much may happen at the same time.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// How much the data may change between two snapshots without a word.
+    #[serde(skip_serializing_if = "is_default")]
+    pub watch: Watch,
     /// How long a run may take.
     pub timeout: Timeout,
     /// How fast an agent may send.

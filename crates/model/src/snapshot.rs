@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::data_watch::Anomaly;
 use crate::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, SourceName};
 use crate::manifest::Manifest;
 use crate::run::SnapshotType;
@@ -49,6 +50,9 @@ pub struct SnapshotRecord {
     pub unreadable: u64,
     /// What is proven of it.
     pub proof: Proof,
+    /// What looks wrong about it beside the snapshot before, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anomalies: Vec<Anomaly>,
 }
 
 /// What is proven of a snapshot; each level has its time, and none stands for another.

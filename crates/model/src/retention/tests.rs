@@ -239,6 +239,7 @@ fn what_the_catalog_knows_becomes_a_candidate() {
         duration_millis: 1,
         unreadable: 0,
         proof: Proof::default(),
+        anomalies: Vec::new(),
     };
     let plain = Candidate { snapshot_type: SnapshotType::Full, added_bytes: 5, ..good(7, now()) };
     assert_eq!(Candidate::of(&record, None), plain);
