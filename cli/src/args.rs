@@ -87,6 +87,8 @@ pub enum Command {
     /// Enrol and revoke agents
     #[command(subcommand, arg_required_else_help = true)]
     Agent(fleet::AgentCommand),
+    /// Write example fleet files into a folder, to begin with
+    Init(fleet::InitArgs),
     /// Make the fleet what the files say
     Apply(fleet::ApplyArgs),
     /// Check fleet files: syntax, keys, references

@@ -9,6 +9,7 @@ mod context;
 mod doctor;
 mod explain;
 mod fleet_files;
+mod fleet_init;
 mod policy;
 mod repo;
 mod restore;
@@ -39,10 +40,11 @@ pub(crate) async fn dispatch(app: &mut App, command: Command) -> CliResult {
         Command::Source(command) => source::source(app, command).await,
         Command::Repo(command) => repo::repo(app, command).await,
         Command::Agent(command) => agent::agent(app, command).await,
+        Command::Init(args) => fleet_init::init(app, &args),
         Command::Apply(args) => fleet_files::apply(app, args).await,
         Command::Validate(args) => fleet_files::validate(app, args).await,
         Command::Diff(args) => fleet_files::diff(app, args).await,
-        Command::Export(_) => fleet_files::export(app).await,
+        Command::Export(args) => fleet_files::export(app, &args).await,
         Command::Schema => fleet_files::schema(app),
         Command::Explain(args) => explain::explain(app, &args),
         Command::Audit(command) => audit::audit(app, command).await,

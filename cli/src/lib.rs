@@ -171,6 +171,7 @@ fn command_name(command: &Command) -> &'static str {
         Command::Source(_) => "holdfast source",
         Command::Repo(_) => "holdfast repo",
         Command::Agent(_) => "holdfast agent",
+        Command::Init(_) => "holdfast init",
         Command::Apply(_) => "holdfast apply",
         Command::Validate(_) => "holdfast validate",
         Command::Diff(_) => "holdfast diff",

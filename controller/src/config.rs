@@ -34,6 +34,9 @@ pub struct ControllerConfig {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// Where the fleet is declared, when a folder of this host does.
+    #[serde(default)]
+    pub fleet: FleetConfig,
     /// How the controller's own state is copied to a repository.
     #[serde(default)]
     pub self_backup: SelfBackupConfig,
@@ -130,6 +133,32 @@ pub struct OtlpConfig {
     pub endpoint: String,
 }
 
+/// Where the fleet is declared, when a folder of this host does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetConfig {
+    /// The folder with the fleet files; the fleet is made what they say whenever they change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// What the folder declared before and does not any more is removed, after a person confirmed it.
+    pub prune: bool,
+    /// How often the folder is looked at.
+    pub every: Span,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self { folder: None, prune: true, every: Span::from_secs(5) }
+    }
+}
+
+impl FleetConfig {
+    /// How often.
+    pub fn every(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.every.secs()).unwrap_or(u64::MAX))
+    }
+}
+
 /// How the controller's own state is copied to a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -191,6 +220,7 @@ impl ControllerConfig {
             data_dir: data_dir.into(),
             telemetry: TelemetryConfig::default(),
             limits: LimitsConfig::default(),
+            fleet: FleetConfig::default(),
             self_backup: SelfBackupConfig::default(),
         }
     }

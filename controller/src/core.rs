@@ -12,8 +12,9 @@ use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 
 use crate::agents::Agents;
 use crate::catalog::Catalog;
-use crate::config::{LimitsConfig, SelfBackupConfig};
+use crate::config::{FleetConfig, LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
+use crate::fleet_folder::FolderState;
 use crate::maintenance;
 use crate::pki::Authority;
 use crate::records::Records;
@@ -64,6 +65,10 @@ pub struct Core {
     pub authority: Authority,
     /// Where the controller keeps its state.
     pub data_dir: std::path::PathBuf,
+    /// Which folder declares the fleet.
+    pub fleet: FleetConfig,
+    /// How that folder stands.
+    pub fleet_folder: FolderState,
     /// How its own state is copied.
     pub self_backup: SelfBackupConfig,
 }

@@ -43,6 +43,15 @@ pub struct Stamp {
     pub at: Timestamp,
     /// By whom.
     pub by: String,
+    /// Who manages it; nobody: it is changed by hand.
+    pub owner: Option<String>,
+}
+
+impl Declared {
+    /// Who manages a definition, such as `sources.pg-main`.
+    pub fn owner_of(&self, path: &str) -> Option<&String> {
+        self.stamps.get(path)?.owner.as_ref()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -50,6 +59,8 @@ struct StoredDefinition {
     spec: serde_json::Value,
     at: Timestamp,
     by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
 }
 
 impl Definitions {
@@ -60,7 +71,8 @@ impl Definitions {
     pub async fn load(records: Records) -> Result<Self, Failure> {
         let mut declared = Declared::default();
         for found in records.all::<StoredDefinition>(Kind::Definition, "").await? {
-            let stamp = Stamp { version: found.version, at: found.value.at, by: found.value.by };
+            let StoredDefinition { at, by, owner, .. } = &found.value;
+            let stamp = Stamp { version: found.version, at: *at, by: by.clone(), owner: owner.clone() };
             let (kind, name) = found.key.split_once('/').unwrap_or((&found.key, ""));
             declared.fleet.insert_json(kind, name, found.value.spec).map_err(|reason| {
                 Failure::new(ErrorCode::StateDamaged, format!("definition {} is not understood", found.key))
@@ -165,7 +177,8 @@ impl Definitions {
         }
     }
 
-    /// Stores changes with what else is in the batch, all or none, and makes them current.
+    /// Stores changes with what else is in the batch, all or none, and makes them current. What is created or updated is
+    /// managed by `owner` from then on.
     ///
     /// # Errors
     /// When one of the definitions changed meanwhile, or the state can not be written.
@@ -175,8 +188,10 @@ impl Definitions {
         changes: &[Change],
         mut batch: Batch,
         by: &str,
+        owner: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Failure> {
+        let owner = owner.map(str::to_owned);
         if changes.is_empty() {
             return Ok(());
         }
@@ -193,7 +208,7 @@ impl Definitions {
                 ChangeAction::Remove => batch.delete(Kind::Definition, key, expect),
                 ChangeAction::Create | ChangeAction::Update => {
                     let spec = wanted.get_json(kind, name).unwrap_or_default();
-                    let stored = StoredDefinition { spec, at: now, by: by.to_owned() };
+                    let stored = StoredDefinition { spec, at: now, by: by.to_owned(), owner: owner.clone() };
                     batch.put(Kind::Definition, key, &stored, expect)
                 }
             };
@@ -211,7 +226,8 @@ impl Definitions {
                     .fleet
                     .insert_json(kind, name, spec)
                     .map_err(|why| Failure::new(ErrorCode::Internal, why))?;
-                after.stamps.insert(change.path.clone(), Stamp { version, at: now, by: by.to_owned() });
+                let stamp = Stamp { version, at: now, by: by.to_owned(), owner: owner.clone() };
+                after.stamps.insert(change.path.clone(), stamp);
             }
         }
         self.current.store(Arc::new(after));

@@ -8,6 +8,7 @@ use holdfast_proto::v1;
 use jiff::SignedDuration;
 
 use crate::core::Core;
+use crate::fleet_folder::Standing;
 use crate::self_backup;
 
 /// Clock differences beyond this are worth a word, in milliseconds.
@@ -42,6 +43,7 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     let message =
         format!("version {}, {} active", crate::VERSION, counted(core.runs.active().len() as u64, "run"));
     findings.add("controller", "", "ok", message, String::new());
+    examine_fleet_folder(core, &mut findings);
     examine_self_backup(core, &mut findings).await?;
     examine_repositories(core, &mut findings).await?;
     examine_agents(core, &mut findings).await?;
@@ -54,6 +56,24 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     };
     findings.0.sort_by_key(|finding| (area_rank(&finding.area), rank(finding)));
     Ok(findings.0)
+}
+
+/// The folder that declares the fleet, when there is one.
+fn examine_fleet_folder(core: &Core, findings: &mut Findings) {
+    let Some(folder) = &core.fleet.folder else { return };
+    let mut add = |outcome: &str, message: String, remedy: String| {
+        findings.add("controller", "fleet folder", outcome, message, remedy);
+    };
+    match core.fleet_folder.get() {
+        None => add("not_set", format!("{} was not read yet", folder.display()), String::new()),
+        Some(Standing { failure: None, .. }) => {
+            add("ok", format!("the fleet is as {} says", folder.display()), String::new());
+        }
+        Some(Standing { failure: Some(failure), .. }) => {
+            let remedy = failure.next.first().cloned().unwrap_or_default();
+            add("failed", format!("the fleet is not as {} says: {failure}", folder.display()), remedy);
+        }
+    }
 }
 
 /// The controller's own state: where a copy of it is, and how old.

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | what everybody shares | [`core`] |
 //! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
-//! | durable state | [`store`], [`records`], [`definitions`], [`agents`], [`run_logs`] |
+//! | what is declared | [`definitions`], [`fleet_changes`], [`fleet_folder`] |
+//! | durable state | [`store`], [`records`], [`agents`], [`run_logs`] |
 //! | schedules | [`schedules`], [`scheduler`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | once a day | [`upkeep`] |
@@ -28,6 +29,8 @@ pub mod definitions;
 pub mod dispatcher;
 pub mod doctor;
 pub mod export;
+pub mod fleet_changes;
+pub mod fleet_folder;
 pub mod import;
 pub mod maintenance;
 pub mod pki;
@@ -69,6 +72,7 @@ use crate::catalog::Catalog;
 pub use crate::config::ControllerConfig;
 use crate::core::Core;
 use crate::definitions::Definitions;
+use crate::fleet_folder::FolderState;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
@@ -183,6 +187,7 @@ impl Controller {
         tasks.spawn("dispatcher", OnEnd::Essential, dispatcher::run(core.clone()));
         tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
         tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));
+        tasks.spawn("fleet-folder", OnEnd::Essential, fleet_folder::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, store })
@@ -237,6 +242,8 @@ async fn build(
         records,
         data_dir: config.data_dir.clone(),
         self_backup: config.self_backup.clone(),
+        fleet: config.fleet.clone(),
+        fleet_folder: FolderState::default(),
     })
 }
 

@@ -13,6 +13,7 @@ mod documentation;
 mod error_pages;
 mod faults;
 mod files;
+mod gitops;
 mod harness;
 mod index;
 mod kill_hooks;

@@ -60,7 +60,7 @@ async fn policies_are_applied_exported_and_guarded_like_other_definitions() {
     let changes = fleet.apply(&format!("{POLICY}{source}")).await.unwrap();
     let paths: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
     assert_eq!(paths, ["policies.daily", "sources.tree"]);
-    let exported = fleet.fleet().export(v1::ExportRequest {}).await.unwrap().into_inner().yaml;
+    let exported = fleet.fleet().export(v1::ExportRequest::default()).await.unwrap().into_inner().yaml;
     let again = fleet.apply(exported.strip_prefix("api: holdfast/v1\n").unwrap()).await.unwrap();
     assert!(again.is_empty(), "applying what was exported changes {again:?}");
 

@@ -12,7 +12,7 @@ use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, TreeSpec, run, workspace};
 
 async fn listed(fleet: &Fleet) -> (String, Vec<v1::Snapshot>, Vec<v1::Agent>) {
-    let yaml = fleet.fleet().export(v1::ExportRequest {}).await.unwrap().into_inner().yaml;
+    let yaml = fleet.fleet().export(v1::ExportRequest::default()).await.unwrap().into_inner().yaml;
     let snapshots = v1::ListSnapshotsRequest::default();
     let snapshots = fleet.snapshots().list(snapshots).await.unwrap().into_inner().snapshots;
     let agents = fleet.fleet().list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner().agents;

@@ -98,7 +98,7 @@ async fn planted_secrets_show_nowhere() {
     assert_eq!(cluster.psql("shop_again", "SELECT count(*) FROM orders"), "20000");
     let doctor = fleet.status().doctor(v1::DoctorRequest {}).await.unwrap().into_inner();
     shown.push(format!("{doctor:?}"));
-    shown.push(fleet.fleet().export(v1::ExportRequest {}).await.unwrap().into_inner().yaml);
+    shown.push(fleet.fleet().export(v1::ExportRequest::default()).await.unwrap().into_inner().yaml);
     let mut audit = fleet.status().audit(v1::AuditRequest::default()).await.unwrap().into_inner();
     while let Some(part) = audit.message().await.unwrap() {
         shown.push(format!("{part:?}"));

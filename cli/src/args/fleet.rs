@@ -341,6 +341,22 @@ pub struct FleetFiles {
     pub files: Vec<PathBuf>,
 }
 
+/// On whose behalf files are applied.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AuthorshipArgs {
+    /// Remove definitions of the same owner that the files lack
+    #[arg(long)]
+    pub prune: bool,
+
+    /// Who manages the definitions, such as git:main; others then cannot change them by accident
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+
+    /// Take over definitions that others manage
+    #[arg(long)]
+    pub take_over: bool,
+}
+
 /// `apply`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -348,17 +364,18 @@ Examples:
   holdfast apply -f fleet/ --dry-run
   holdfast apply -f fleet/
   holdfast apply -f fleet/ --prune --confirm sources.old-shop --reason \"host was retired\"
+  holdfast apply -f fleet/ --owner git:main --prune --yes      from a pipeline
 
-All changes are made, or none. Exit status: 0 applied, 2 a file is not valid, 9 must be confirmed, \
+What is applied under an owner is changed and pruned by the same owner alone. All changes are made, or none. Exit status: 0 applied, 2 a file is not valid, 9 must be confirmed, \
 20 with --dry-run: changes are pending.")]
 pub struct ApplyArgs {
     /// The files.
     #[command(flatten)]
     pub files: FleetFiles,
 
-    /// Remove definitions that the files lack
-    #[arg(long)]
-    pub prune: bool,
+    /// On whose behalf.
+    #[command(flatten)]
+    pub authorship: AuthorshipArgs,
 
     /// Print the changes and stop
     #[arg(long)]
@@ -396,9 +413,9 @@ pub struct DiffArgs {
     #[command(flatten)]
     pub files: FleetFiles,
 
-    /// Treat definitions that the files lack as removed
-    #[arg(long)]
-    pub prune: bool,
+    /// On whose behalf.
+    #[command(flatten)]
+    pub authorship: AuthorshipArgs,
 
     /// Compare with these files instead of the controller
     #[arg(long, value_name = "PATH")]
@@ -410,5 +427,24 @@ pub struct DiffArgs {
 #[command(after_help = "\
 Examples:
   holdfast export > fleet.yaml
+  holdfast export --effective     with every default written out
   holdfast export -o json")]
-pub struct ExportArgs {}
+pub struct ExportArgs {
+    /// Write every default out
+    #[arg(long)]
+    pub effective: bool,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast init fleet/
+  holdfast validate -f fleet/ --offline
+
+Writes example files to change, with the JSON Schema that editors check them against. Nothing that is there is replaced.")]
+pub struct InitArgs {
+    /// The folder, which is made when it is not there
+    #[arg(value_name = "DIR", default_value = "fleet")]
+    pub folder: PathBuf,
+}

@@ -9,7 +9,7 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::v1;
 
 use crate::app::App;
-use crate::args::fleet::{ApplyArgs, DiffArgs, ValidateArgs};
+use crate::args::fleet::{ApplyArgs, AuthorshipArgs, DiffArgs, ExportArgs, ValidateArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
@@ -23,7 +23,7 @@ const FILES_MAX: usize = 10_000;
 pub(super) async fn apply(app: &mut App, args: ApplyArgs) -> CliResult {
     let files = read_files(&args.files.files)?;
     let client = app.connect().await?;
-    let changes = changes_of(app, &client, &files, args.prune).await?;
+    let changes = changes_of(app, &client, &files, &args.authorship).await?;
     if args.dry_run || changes.is_empty() {
         print_changes(app, &changes)?;
         return Ok(if changes.is_empty() { ExitStatus::Ok } else { ExitStatus::ChangesPending });
@@ -36,9 +36,11 @@ pub(super) async fn apply(app: &mut App, args: ApplyArgs) -> CliResult {
     let request = v1::ApplyRequest {
         idempotency_key: app.idempotency_key(),
         files: on_the_wire(&files),
-        prune: args.prune,
+        prune: args.authorship.prune,
         confirm,
         reason,
+        owner: args.authorship.owner.clone().unwrap_or_default(),
+        take_over: args.authorship.take_over,
     };
     let applied: Vec<ChangeView> =
         client.apply_fleet(request).await?.changes.into_iter().map(ChangeView::from).collect();
@@ -91,9 +93,7 @@ pub(super) async fn apply_text(app: &mut App, client: &Client, name: &str, text:
     let request = v1::ApplyRequest {
         idempotency_key: app.idempotency_key(),
         files: on_the_wire(&files),
-        prune: false,
-        confirm: Vec::new(),
-        reason: String::new(),
+        ..v1::ApplyRequest::default()
     };
     client.apply_fleet(request).await?;
     Ok(())
@@ -103,9 +103,15 @@ async fn changes_of(
     app: &mut App,
     client: &Client,
     files: &[FleetFile],
-    prune: bool,
+    authorship: &AuthorshipArgs,
 ) -> CliResult<Vec<ChangeView>> {
-    let reply = client.diff_fleet(v1::DiffRequest { files: on_the_wire(files), prune }).await?;
+    let request = v1::DiffRequest {
+        files: on_the_wire(files),
+        prune: authorship.prune,
+        owner: authorship.owner.clone().unwrap_or_default(),
+        take_over: authorship.take_over,
+    };
+    let reply = client.diff_fleet(request).await?;
     let problems: Vec<ProblemView> = reply.problems.into_iter().map(ProblemView::from).collect();
     if !problems.is_empty() {
         return Err(tell_problems(app, &problems));
@@ -167,11 +173,11 @@ pub(super) async fn diff(app: &mut App, args: DiffArgs) -> CliResult {
     let files = read_files(&args.files.files)?;
     let changes = if args.against.is_empty() {
         let client = app.connect().await?;
-        changes_of(app, &client, &files, args.prune).await?
+        changes_of(app, &client, &files, &args.authorship).await?
     } else {
         let wanted = local_fleet(app, &files)?;
         let current = local_fleet(app, &read_files(&args.against)?)?;
-        fleet::diff(&current, &wanted, args.prune).into_iter().map(ChangeView::from).collect()
+        fleet::diff(&current, &wanted, args.authorship.prune).into_iter().map(ChangeView::from).collect()
     };
     print_changes(app, &changes)?;
     Ok(if changes.is_empty() { ExitStatus::Ok } else { ExitStatus::ChangesPending })
@@ -226,9 +232,9 @@ fn render_changes(changes: &[ChangeView], look: &Look) -> String {
     text
 }
 
-pub(super) async fn export(app: &mut App) -> CliResult {
+pub(super) async fn export(app: &mut App, args: &ExportArgs) -> CliResult {
     let client = app.connect().await?;
-    let reply = client.export_fleet(v1::ExportRequest {}).await?;
+    let reply = client.export_fleet(v1::ExportRequest { effective: args.effective }).await?;
     match app.output.format() {
         OutputFormat::Table | OutputFormat::Wide | OutputFormat::Yaml => app.output.write(&reply.yaml)?,
         OutputFormat::Json | OutputFormat::Jsonl => {

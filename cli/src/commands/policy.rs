@@ -76,8 +76,13 @@ async fn show(app: &mut App, name: &str) -> CliResult {
 
 /// The definition as a fleet file, with who changed it last.
 fn describe(view: &PolicyView, look: &Look) -> String {
-    let changed =
-        format!("# changed {} by {}\n", look.time_or(view.updated_at, "-"), plain(&view.updated_by));
+    let owner = view.owner.as_deref().map(|owner| format!(", managed by {}", plain(owner)));
+    let changed = format!(
+        "# changed {} by {}{}\n",
+        look.time_or(view.updated_at, "-"),
+        plain(&view.updated_by),
+        owner.unwrap_or_default(),
+    );
     let sources = match view.sources.as_slice() {
         [] => "# no source is under it\n".to_owned(),
         names => format!("# sources: {}\n", names.join(" ")),

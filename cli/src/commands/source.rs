@@ -105,8 +105,13 @@ async fn show(app: &mut App, name: &str) -> CliResult {
 
 /// The definition as a fleet file, with who changed it last.
 fn describe(view: &SourceView, look: &Look) -> String {
-    let changed =
-        format!("# changed {} by {}\n", look.time_or(view.updated_at, "-"), plain(&view.updated_by));
+    let owner = view.owner.as_deref().map(|owner| format!(", managed by {}", plain(owner)));
+    let changed = format!(
+        "# changed {} by {}{}\n",
+        look.time_or(view.updated_at, "-"),
+        plain(&view.updated_by),
+        owner.unwrap_or_default(),
+    );
     let yaml = match (view.source(), view.name.parse()) {
         (Some(source), Ok(name)) => {
             to_yaml(&Fleet { sources: BTreeMap::from([(name, source.clone())]), ..Fleet::default() })

@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{dash, moment};
+use super::{dash, filled, moment};
 use crate::output::text::size;
 use crate::output::{Column, Record, Tone};
 
@@ -25,6 +25,8 @@ pub(crate) struct SourceView {
     pub updated_at: Option<Timestamp>,
     /// By whom.
     pub updated_by: String,
+    /// Who manages it; null: it is changed by hand.
+    pub owner: Option<String>,
     #[serde(skip)]
     source: Option<Source>,
 }
@@ -37,6 +39,7 @@ impl From<v1::Definition> for SourceView {
             version: definition.version,
             updated_at: moment(definition.updated_at),
             updated_by: definition.updated_by,
+            owner: filled(definition.owner),
             source: serde_json::from_str(&definition.spec_json).ok(),
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct PolicyView {
     pub updated_at: Option<Timestamp>,
     /// By whom.
     pub updated_by: String,
+    /// Who manages it; null: it is changed by hand.
+    pub owner: Option<String>,
     #[serde(skip)]
     policy: Option<Policy>,
 }
@@ -36,6 +38,7 @@ impl From<v1::Definition> for PolicyView {
             version: definition.version,
             updated_at: moment(definition.updated_at),
             updated_by: definition.updated_by,
+            owner: filled(definition.owner),
             policy: serde_json::from_str(&definition.spec_json).ok(),
         }
     }

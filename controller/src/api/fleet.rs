@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_model::fleet::{self, Change, ChangeAction, Fleet, FleetError, FleetFile, read_fleet};
+use holdfast_model::fleet::{self, Change, ChangeAction, FleetError, FleetFile};
 use holdfast_model::ids::SourceName;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{ConvertError, document, parse, timestamp};
@@ -13,10 +13,10 @@ use tonic::{Request, Response, Status};
 use super::{Repeatable, agents, caller_of, reply};
 use crate::access::Caller;
 use crate::core::Core;
+use crate::fleet_changes::{
+    self, Authorship, Confirmed, FleetPlan, all_in_one, managed_elsewhere, refuse_removal_in_use,
+};
 use crate::records::Batch;
-
-/// Files of one request.
-const FILES_MAX: usize = 1000;
 
 /// The service.
 pub struct FleetApi {
@@ -27,26 +27,6 @@ impl FleetApi {
     /// The service over the shared parts.
     pub fn new(core: Arc<Core>) -> Self {
         Self { core }
-    }
-
-    /// What the files say, checked by itself and against what is declared.
-    fn read(&self, files: Vec<v1::FleetFile>, prune: bool) -> Result<Fleet, Vec<FleetError>> {
-        if files.len() > FILES_MAX {
-            return Err(vec![FleetError {
-                code: ErrorCode::FileInvalid,
-                file: "request".to_owned(),
-                position: None,
-                message: format!("{} files are too many, the limit is {FILES_MAX}", files.len()),
-            }]);
-        }
-        let files: Vec<FleetFile> =
-            files.into_iter().map(|file| FleetFile { name: file.name, text: file.text }).collect();
-        let wanted = read_fleet(&files)?;
-        let current = self.core.definitions.current();
-        let known = if prune { Fleet::default() } else { current.fleet.clone() };
-        let mut errors = wanted.check_references(&known);
-        fleet::locate(&mut errors, &files);
-        if errors.is_empty() { Ok(wanted) } else { Err(errors) }
     }
 
     async fn apply_inner(
@@ -60,32 +40,17 @@ impl FleetApi {
                 |path| Change { path, action: ChangeAction::Update, details: Vec::new(), dangerous: false };
             return Ok(paths.into_iter().map(done).collect());
         }
-        let files = std::mem::take(&mut request.files);
-        let wanted = self.read(files, request.prune).map_err(|errors| all_in_one(&errors))?;
+        let files = files_of(std::mem::take(&mut request.files));
+        let authorship = Authorship::new(&request.owner, request.prune, request.take_over)?;
         let current = self.core.definitions.current();
-        let changes = fleet::diff(&current.fleet, &wanted, request.prune);
-        let unconfirmed: Vec<&Change> = changes
-            .iter()
-            .filter(|change| change.dangerous && !request.confirm.contains(&change.path))
-            .collect();
-        if let Some(first) = unconfirmed.first() {
-            let mut failure = Failure::new(
-                ErrorCode::NeedsConfirmation,
-                format!("{} changes lose protection and were not confirmed", unconfirmed.len()),
-            );
-            failure.why = unconfirmed.iter().map(|change| change.path.clone()).collect();
-            return Err(failure.then(format!("add: --confirm {} --reason TEXT", first.path)));
-        }
-        if changes.iter().any(|change| change.dangerous) && request.reason.trim().is_empty() {
-            return Err(Failure::new(
-                ErrorCode::NeedsConfirmation,
-                "a change that loses protection needs a reason",
-            )
-            .then("add: --reason TEXT"));
-        }
-        refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
-        self.store(caller, "fleet.apply", &request.reason, &wanted, &changes, repeatable.as_ref()).await?;
-        Ok(changes)
+        let plan =
+            fleet_changes::plan(&current, &files, &authorship).map_err(|errors| all_in_one(&errors))?;
+        let confirmed = Confirmed { paths: request.confirm, reason: request.reason };
+        fleet_changes::apply(&self.core, &caller.actor(), &plan, &authorship, &confirmed, |batch, paths| {
+            Repeatable::remember(repeatable.as_ref(), batch, paths)
+        })
+        .await?;
+        Ok(plan.changes)
     }
 
     async fn delete_inner(
@@ -107,6 +72,10 @@ impl FleetApi {
                 format!("there is no definition {}.{}", request.kind, request.name.escape_default()),
             ));
         }
+        let path = format!("{}.{}", request.kind, request.name);
+        if let Some(owner) = current.owner_of(&path) {
+            return Err(managed_elsewhere(&path, owner));
+        }
         if request.confirm != request.name || request.reason.trim().is_empty() {
             return Err(Failure::new(
                 ErrorCode::NeedsConfirmation,
@@ -121,26 +90,11 @@ impl FleetApi {
         wanted.remove(&request.kind, &request.name);
         let changes = fleet::diff(&current.fleet, &wanted, true);
         refuse_removal_in_use(&current.fleet, &wanted, &changes)?;
-        self.store(caller, "fleet.delete", &request.reason, &wanted, &changes, repeatable.as_ref()).await
-    }
-
-    async fn store(
-        &self,
-        caller: &Caller,
-        action: &str,
-        reason: &str,
-        wanted: &Fleet,
-        changes: &[Change],
-        repeatable: Option<&Repeatable>,
-    ) -> Result<(), Failure> {
-        let paths: Vec<String> = changes.iter().map(|change| change.path.clone()).collect();
-        let mut target = paths.join(" ");
-        if !reason.is_empty() {
-            target = format!("{target}: {reason}");
-        }
-        let batch = Batch::new(caller.actor(), action, target.chars().take(2000).collect::<String>());
-        let batch = Repeatable::remember(repeatable, batch, paths);
-        self.core.definitions.apply(wanted, changes, batch, &caller.actor(), self.core.clock.now()).await
+        let target = format!("{path}: {}", request.reason).chars().take(2000).collect::<String>();
+        let batch = Batch::new(caller.actor(), "fleet.delete", target);
+        let batch = Repeatable::remember(repeatable.as_ref(), batch, vec![path]);
+        let now = self.core.clock.now();
+        self.core.definitions.apply(&wanted, &changes, batch, &caller.actor(), None, now).await
     }
 
     fn list_inner(&self, request: &v1::ListDefinitionsRequest) -> Result<Vec<v1::Definition>, Failure> {
@@ -160,6 +114,7 @@ impl FleetApi {
                 version: stamp.version,
                 updated_at: Some(timestamp(stamp.at)),
                 updated_by: stamp.by.clone(),
+                owner: stamp.owner.clone().unwrap_or_default(),
             });
         }
         if definitions.is_empty() && !request.name.is_empty() {
@@ -183,33 +138,8 @@ impl FleetApi {
     }
 }
 
-/// What others still refer to can not be removed.
-fn refuse_removal_in_use(current: &Fleet, wanted: &Fleet, changes: &[Change]) -> Result<(), Failure> {
-    let mut after = current.clone();
-    for change in changes {
-        let (kind, name) = change.path.split_once('.').unwrap_or((&change.path, ""));
-        match (change.action, wanted.get_json(kind, name)) {
-            (ChangeAction::Create | ChangeAction::Update, Some(spec)) => {
-                after.insert_json(kind, name, spec).map_err(|why| Failure::new(ErrorCode::Internal, why))?;
-            }
-            _ => after.remove(kind, name),
-        }
-    }
-    let removed = changes.iter().filter(|change| change.action == ChangeAction::Remove);
-    match removed.filter_map(|change| after.user_of(&change.path)).next() {
-        Some(message) => Err(Failure::new(ErrorCode::InUse, message)),
-        None => Ok(()),
-    }
-}
-
-/// Problems of files as one failure.
-fn all_in_one(errors: &[FleetError]) -> Failure {
-    let Some(first) = errors.first() else {
-        return Failure::new(ErrorCode::FileInvalid, "the files are not valid");
-    };
-    let mut failure = Failure::from(first);
-    failure.why = errors.iter().skip(1).map(ToString::to_string).collect();
-    failure.then("holdfast validate -f DIR")
+fn files_of(files: Vec<v1::FleetFile>) -> Vec<FleetFile> {
+    files.into_iter().map(|file| FleetFile { name: file.name, text: file.text }).collect()
 }
 
 fn problem(error: &FleetError) -> v1::FileProblem {
@@ -243,7 +173,10 @@ impl FleetService for FleetApi {
         &self,
         request: Request<v1::ValidateRequest>,
     ) -> Result<Response<v1::ValidateResponse>, Status> {
-        let problems = match self.read(request.into_inner().files, false) {
+        let files = files_of(request.into_inner().files);
+        // Whose definitions they are is asked when they are applied.
+        let anybody = Authorship { take_over: true, ..Authorship::default() };
+        let problems = match fleet_changes::plan(&self.core.definitions.current(), &files, &anybody) {
             Ok(_) => Vec::new(),
             Err(errors) => errors.iter().map(problem).collect(),
         };
@@ -252,15 +185,20 @@ impl FleetService for FleetApi {
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<v1::DiffResponse>, Status> {
         let request = request.into_inner();
-        reply(Ok(match self.read(request.files, request.prune) {
+        let planned = Authorship::new(&request.owner, request.prune, request.take_over).map(|asked| {
+            fleet_changes::plan(&self.core.definitions.current(), &files_of(request.files), &asked)
+        });
+        reply(planned.and_then(|planned| match planned {
             Err(errors) => {
-                v1::DiffResponse { changes: Vec::new(), problems: errors.iter().map(problem).collect() }
+                Ok(v1::DiffResponse { changes: Vec::new(), problems: errors.iter().map(problem).collect() })
             }
-            Ok(wanted) => {
-                let current = self.core.definitions.current();
-                let changes = fleet::diff(&current.fleet, &wanted, request.prune);
-                v1::DiffResponse { changes: changes.iter().map(change).collect(), problems: Vec::new() }
-            }
+            Ok(FleetPlan { changes, foreign, .. }) => match foreign.first() {
+                Some((path, owner)) => Err(managed_elsewhere(path, owner)),
+                None => Ok(v1::DiffResponse {
+                    changes: changes.iter().map(change).collect(),
+                    problems: Vec::new(),
+                }),
+            },
         }))
     }
 
@@ -272,9 +210,14 @@ impl FleetService for FleetApi {
 
     async fn export(
         &self,
-        _request: Request<v1::ExportRequest>,
+        request: Request<v1::ExportRequest>,
     ) -> Result<Response<v1::ExportResponse>, Status> {
-        let yaml = fleet::to_yaml(&self.core.definitions.current().fleet);
+        let current = self.core.definitions.current();
+        let yaml = if request.into_inner().effective {
+            fleet::to_effective_yaml(&current.fleet)
+        } else {
+            fleet::to_yaml(&current.fleet)
+        };
         reply(Ok(v1::ExportResponse { yaml }))
     }
 

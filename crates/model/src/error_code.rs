@@ -168,6 +168,7 @@ error_codes! {
     NotScheduled = 4030, Conflict, BadInput, "the source is under no policy";
     HostBusy = 4031, Failed, Transient, "the host of the source stayed too busy";
     TooLateToBegin = 4032, Failed, Transient, "the scheduled run could not begin in time";
+    ManagedElsewhere = 4033, Conflict, BadInput, "the definition is managed elsewhere";
     // --- 5xxx: agent
     NotAllowedHere = 5001, Denied, Human, "the agent's own configuration does not allow this";
     HookFailed = 5002, Failed, Human, "a hook failed";

@@ -420,6 +420,21 @@ pub fn to_yaml(fleet: &Fleet) -> String {
     serde_saphyr::to_string(&document).unwrap_or_else(|error| format!("# not written: {error}\n"))
 }
 
+/// As [`to_yaml`], with every default written out. Reading it gives a fleet that means the same.
+pub fn to_effective_yaml(fleet: &Fleet) -> String {
+    let mut document = match serde_json::to_value(fleet) {
+        Ok(serde_json::Value::Object(document)) => document,
+        _ => return to_yaml(fleet),
+    };
+    document.insert("api".to_owned(), API.into());
+    if let Some(serde_json::Value::Object(policies)) = document.get_mut("policies") {
+        for (name, policy) in &fleet.policies {
+            policies.insert(name.to_string(), policy.effective());
+        }
+    }
+    serde_saphyr::to_string(&document).unwrap_or_else(|error| format!("# not written: {error}\n"))
+}
+
 /// The JSON Schema of a fleet file, for editors.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(FleetDocument).to_value()

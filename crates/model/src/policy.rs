@@ -73,6 +73,28 @@ pub struct Policy {
     pub bandwidth: Option<Bandwidth>,
 }
 
+impl Policy {
+    /// The policy as a document with every default written out.
+    pub fn effective(&self) -> serde_json::Value {
+        let mut document = serde_json::to_value(self).unwrap_or_default();
+        if let Some(keys) = document.as_object_mut() {
+            let mut write_out = |key: &str, section: Result<serde_json::Value, _>| {
+                keys.entry(key)
+                    .or_insert_with(|| section.unwrap_or_else(|_: serde_json::Error| serde_json::json!({})));
+            };
+            write_out("schedule", serde_json::to_value(&self.schedule));
+            write_out("resources", serde_json::to_value(&self.resources));
+            write_out("watch", serde_json::to_value(&self.watch));
+            if self.keep.is_some() && self.keep_by_type.snapshot.is_none() {
+                let stays =
+                    KeepByType { snapshot: Some(KeepByType::SNAPSHOT_DEFAULT), ..self.keep_by_type.clone() };
+                keys.insert("keep_by_type".to_owned(), serde_json::to_value(stays).unwrap_or_default());
+            }
+        }
+        document
+    }
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -95,7 +95,7 @@ async fn a_full_state_stops_the_controller_and_nothing_acknowledged_is_lost() {
     assert_eq!(cause, "writing the journal failed: No space left on device (os error 28)");
     disk.make_room();
     fleet.start_controller().await;
-    let fleet_file = fleet.fleet().export(ExportRequest {}).await.unwrap().into_inner().yaml;
+    let fleet_file = fleet.fleet().export(ExportRequest::default()).await.unwrap().into_inner().yaml;
     for number in 0..acknowledged {
         assert!(fleet_file.contains(&format!("more-{number}:")), "source more-{number} was acknowledged");
     }

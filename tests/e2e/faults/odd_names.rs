@@ -126,7 +126,8 @@ async fn a_name_in_a_fleet_file_that_would_need_quoting_is_refused() {
             assert!(refused.message.starts_with(&what), "{refused}");
         }
     }
-    let file = fleet.fleet().export(holdfast_proto::v1::ExportRequest {}).await.unwrap().into_inner().yaml;
+    let file =
+        fleet.fleet().export(holdfast_proto::v1::ExportRequest::default()).await.unwrap().into_inner().yaml;
     assert!(!file.contains("/srv"), "nothing of it was taken: {file}");
     fleet.stop().await;
 }

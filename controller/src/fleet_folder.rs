@@ -1,0 +1,172 @@
+//! Keeps the fleet as the files of a folder say, such as a checkout that something else updates. A reconciler: it takes no
+//! input. A change that loses protection waits for a person: no merge may quietly delete history.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::fleet::{FILE_BYTES_MAX, FleetFile};
+use holdfast_model::text::counted;
+use holdfast_model::{ErrorCode, Failure};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::core::Core;
+use crate::fleet_changes::{self, Authorship, Confirmed, FILES_MAX};
+
+/// How long after a failure the same files are tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// How many folders deep files are looked for.
+const FOLDERS_DEEP_MAX: u32 = 8;
+
+/// How the folder stands.
+#[derive(Debug, Default)]
+pub struct FolderState(Mutex<Option<Standing>>);
+
+/// What became of the files that were read last.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// When that was found out.
+    pub at: Timestamp,
+    /// Why the fleet is not as they say.
+    pub failure: Option<Failure>,
+}
+
+impl FolderState {
+    /// How it stands; nothing before it was looked at.
+    pub fn get(&self) -> Option<Standing> {
+        self.0.lock().clone()
+    }
+}
+
+/// Under which name the controller manages what a folder declares.
+pub fn owner_of(folder: &Path) -> String {
+    format!("folder:{}", folder.display())
+}
+
+/// Runs until the controller stops; ends at once when no folder is configured.
+pub async fn run(core: Arc<Core>) {
+    let stop = core.tasks.token().clone();
+    let Some(folder) = core.fleet.folder.clone() else {
+        stop.cancelled().await;
+        return;
+    };
+    let (mut known, mut tried_at): (Option<Vec<FleetFile>>, _) = (None, core.clock.monotonic());
+    let mut failed = false;
+    loop {
+        let changed = core.definitions.changed();
+        let files = read(&core, &folder).await;
+        let is_new = files.as_ref().is_ok_and(|files| known.as_ref() != Some(files));
+        let is_due = failed && core.clock.monotonic().duration_since(tried_at) >= AGAIN;
+        if is_new || is_due || files.is_err() {
+            tried_at = core.clock.monotonic();
+            let outcome = match files {
+                Ok(files) => {
+                    known = Some(files.clone());
+                    apply(&core, &folder, &files).await
+                }
+                Err(failure) => Err(failure),
+            };
+            let before = core.fleet_folder.get().and_then(|standing| standing.failure);
+            if let Err(failure) = &outcome
+                && before.as_ref() != Some(failure)
+            {
+                tracing::error!(folder = %folder.display(), %failure, "the fleet is not as the folder says");
+            }
+            failed = outcome.is_err();
+            *core.fleet_folder.0.lock() = Some(Standing { at: core.clock.now(), failure: outcome.err() });
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // Somebody else changed the fleet: what the folder manages may have been taken over.
+            () = changed => known = None,
+            () = core.clock.sleep(core.fleet.every()) => {}
+        }
+    }
+}
+
+async fn apply(core: &Arc<Core>, folder: &Path, files: &[FleetFile]) -> Result<(), Failure> {
+    let authorship = Authorship { owner: Some(owner_of(folder)), prune: core.fleet.prune, take_over: false };
+    let current = core.definitions.current();
+    let plan = fleet_changes::plan(&current, files, &authorship)
+        .map_err(|errors| fleet_changes::all_in_one(&errors))?;
+    if plan.changes.is_empty() && plan.foreign.is_empty() {
+        return Ok(());
+    }
+    let owner = owner_of(folder);
+    let applied =
+        fleet_changes::apply(core, &owner, &plan, &authorship, &Confirmed::default(), |batch, _| batch).await;
+    match applied {
+        Ok(()) => {
+            let changes = counted(plan.changes.len() as u64, "change");
+            tracing::info!(folder = %folder.display(), changes, "the fleet is as the folder says");
+            Ok(())
+        }
+        Err(mut failure) if failure.code == ErrorCode::NeedsConfirmation => {
+            let confirm: String = failure.why.iter().map(|path| format!(" --confirm {path}")).collect();
+            let prune = if core.fleet.prune { " --prune" } else { "" };
+            failure.next = vec![format!(
+                "holdfast apply -f {} --owner {owner}{prune}{confirm} --reason TEXT",
+                folder.display()
+            )];
+            Err(failure)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The YAML files in and below the folder, in the order of their names; hidden ones are left out.
+async fn read(core: &Arc<Core>, folder: &Path) -> Result<Vec<FleetFile>, Failure> {
+    let folder = folder.to_owned();
+    core.blocking("read the fleet's folder", move || {
+        let failed = |path: &Path, error: &std::io::Error| {
+            Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display()))
+                .because(error.to_string())
+        };
+        let (mut paths, mut folders): (Vec<PathBuf>, _) = (Vec::new(), vec![(folder.clone(), 0)]);
+        while let Some((inner, depth)) = folders.pop() {
+            for entry in std::fs::read_dir(&inner).map_err(|error| failed(&inner, &error))? {
+                let path = entry.map_err(|error| failed(&inner, &error))?.path();
+                // A checkout's own folder, and what a mounted folder keeps of its past.
+                if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                    continue;
+                }
+                let is_yaml =
+                    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+                if path.is_dir() && depth < FOLDERS_DEEP_MAX {
+                    folders.push((path, depth + 1));
+                } else if is_yaml {
+                    paths.push(path);
+                }
+            }
+            if paths.len() > FILES_MAX {
+                let message = format!("{} has more than {FILES_MAX} files", folder.display());
+                return Err(Failure::new(ErrorCode::FileInvalid, message));
+            }
+        }
+        paths.sort();
+        paths.iter().map(|path| read_file(path)).collect()
+    })
+    .await
+}
+
+fn read_file(path: &Path) -> Result<FleetFile, Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let failed = |why: String| {
+        Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display())).because(why)
+    };
+    // A link is followed: a mounted folder may be made of them.
+    let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(failed("it is no file".to_owned()));
+    }
+    if metadata.permissions().mode() & 0o002 != 0 {
+        return Err(failed("everybody may write it".to_owned()).then(format!("chmod o-w {}", path.display())));
+    }
+    if metadata.len() > FILE_BYTES_MAX as u64 {
+        return Err(failed(format!("it has more than {FILE_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Ok(FleetFile { name: path.display().to_string(), text })
+}
