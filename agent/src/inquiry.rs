@@ -100,6 +100,13 @@ impl Inquirer {
         let engine = (self.parts.engines)(&source);
         match required("question", inquiry.question)? {
             v1::inquiry::Question::Probe(v1::ProbeSource {}) => Ok(document(&engine.probe(&context).await?)),
+            v1::inquiry::Question::Health(v1::HealthOfSource {}) => {
+                let began = self.parts.clock.monotonic();
+                let mut report = engine.health(&context).await?;
+                let took = self.parts.clock.monotonic().saturating_duration_since(began);
+                report.response_millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                Ok(document(&report))
+            }
             v1::inquiry::Question::Preview(preview) => {
                 let spec: RunSpec = from_document("spec_json", &preview.spec_json)?;
                 let manifest: Manifest = from_document("manifest_json", &preview.manifest_json)?;

@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::config::{FleetConfig, LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
+use crate::health::HealthBook;
 use crate::maintenance;
 use crate::pki::Authority;
 use crate::records::Records;
@@ -65,6 +66,8 @@ pub struct Core {
     pub authority: Authority,
     /// Where the controller keeps its state.
     pub data_dir: std::path::PathBuf,
+    /// Whether sources answer.
+    pub health: HealthBook,
     /// Which folder declares the fleet.
     pub fleet: FleetConfig,
     /// How that folder stands.

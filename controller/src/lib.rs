@@ -11,7 +11,7 @@
 //! | schedules | [`schedules`], [`scheduler`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
 //! | once a day | [`upkeep`] |
-//! | how sources stand | [`source_status`], [`doctor`] |
+//! | how sources stand | [`source_status`], [`health`], [`doctor`] |
 //! | its own safety | [`self_backup`], [`recover`] |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
@@ -31,6 +31,7 @@ pub mod doctor;
 pub mod export;
 pub mod fleet_changes;
 pub mod fleet_folder;
+pub mod health;
 pub mod import;
 pub mod maintenance;
 pub mod pki;
@@ -73,6 +74,7 @@ pub use crate::config::ControllerConfig;
 use crate::core::Core;
 use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
+use crate::health::HealthBook;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
@@ -188,6 +190,7 @@ impl Controller {
         tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
         tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));
         tasks.spawn("fleet-folder", OnEnd::Essential, fleet_folder::run(core.clone()));
+        tasks.spawn("health", OnEnd::Essential, health::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, store })
@@ -241,6 +244,7 @@ async fn build(
         authority,
         records,
         data_dir: config.data_dir.clone(),
+        health: HealthBook::default(),
         self_backup: config.self_backup.clone(),
         fleet: config.fleet.clone(),
         fleet_folder: FolderState::default(),

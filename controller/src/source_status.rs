@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use holdfast_model::Failure;
 use holdfast_model::data_watch::Severity;
+use holdfast_model::health::Health;
 use holdfast_model::ids::{PolicyName, RepositoryName, SourceName};
 use holdfast_model::objectives::{self, ObjectiveState, Report, SourceFacts, Standing};
-use holdfast_model::policy::Objectives;
+use holdfast_model::policy::{HealthLimits, Objectives};
 use holdfast_model::run::{Run, RunKind};
 use holdfast_model::run_state::Phase;
 use holdfast_model::snapshot::SnapshotRecord;
@@ -19,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::policies;
 use crate::core::Core;
+use crate::health;
 use crate::schedules::Pause;
 
 /// Snapshots of a source looked at for its state.
@@ -39,6 +41,8 @@ pub struct Facts {
     pub objectives: Objectives,
     /// What its schedule says.
     pub schedule: Option<ScheduleFacts>,
+    /// Whether it answers, as far as that is known, and how slow it may be.
+    pub health: Option<(Health, HealthLimits)>,
 }
 
 /// What the schedule of a source says.
@@ -151,7 +155,7 @@ pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -
         protected_since: schedule.map_or(now, |schedule| schedule.since),
         newest_snapshot: newest_at,
         log_until: None,
-        unchanged_at: None,
+        unchanged_at: unchanged_at(&facts),
         next_run: schedule.and_then(|schedule| schedule.next_run),
         last_run_failed: last_failure(&facts, newest_at).is_some(),
         last_restore: proven
@@ -174,6 +178,12 @@ pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -
         objectives,
         facts,
     }
+}
+
+/// When the source was last seen to be as its newest snapshot has it: an idle source loses nothing.
+fn unchanged_at(facts: &Facts) -> Option<Timestamp> {
+    let position = newest(facts)?.manifest.as_ref()?.log_position.as_deref();
+    facts.health.as_ref().and_then(|(health, _)| health.unchanged_since(position))
 }
 
 /// Repositories whose newest sound snapshot of the source is as good as the newest of all: not older than it by more
@@ -234,6 +244,11 @@ fn verdict(
     {
         let problem = format!("its newest snapshot {} looks wrong: {}", record.id.short(), worst.kind);
         return at_risk(problem, format!("holdfast backup show {}", record.id.short()));
+    }
+    if let Some((health, limits)) = &facts.health
+        && let Some((Severity::Critical, problem)) = health.problem(limits)
+    {
+        return at_risk(problem, format!("holdfast source test {name}"));
     }
     if let Some((problem, remedy)) = breach(name, facts, objectives) {
         return at_risk(problem, remedy);
@@ -344,6 +359,10 @@ pub async fn facts(
             .map(|(_, policy)| policy.objectives)
             .unwrap_or_default(),
         schedule,
+        health: core
+            .health
+            .get(name)
+            .map(|health| (health, health::limits_of(&core.definitions.current().fleet, source))),
     })
 }
 
@@ -413,6 +432,22 @@ pub fn wire(name: &SourceName, source: &Source, standing: &SourceStanding) -> v1
         pause: schedule.and_then(|schedule| schedule.pause.as_ref()).map(policies::pause),
         missed_slots: schedule.map_or(0, |schedule| schedule.missed),
         verified_at: standing.verified_at.map(timestamp),
+        health: Some(health_on_wire(facts)),
+    }
+}
+
+fn health_on_wire(facts: &Facts) -> v1::SourceHealth {
+    let Some((health, limits)) = &facts.health else {
+        return v1::SourceHealth { state: "unknown".to_owned(), ..v1::SourceHealth::default() };
+    };
+    let problem = health.problem(limits);
+    let report = health.report.as_ref().filter(|_| health.failure.is_none());
+    v1::SourceHealth {
+        state: problem.as_ref().map_or("ok", |(severity, _)| severity.as_str()).to_owned(),
+        problem: problem.map(|(_, problem)| problem).unwrap_or_default(),
+        response_millis: report.map(|report| report.response_millis),
+        log_bytes: report.and_then(|report| report.log_bytes),
+        checked_at: Some(timestamp(health.checked_at)),
     }
 }
 

@@ -7,6 +7,7 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::PlanRestoreRequest;
 use holdfast_tests::fleet::Operator;
 use holdfast_tests::process_fleet::LONG_LEASE;
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, PostgresCluster, ProcessFleet};
 
 async fn fleet_with(cluster: &PostgresCluster) -> Fleet {
@@ -158,5 +159,81 @@ async fn a_backup_of_a_table_that_lost_its_rows_says_so() {
     );
     fleet.backup_well("pg", "incremental").await;
     assert!(fleet.snapshots_of("pg").await[0].anomalies.is_empty(), "the next is as the one before");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_answer_is_critical_after_three_times_and_well_when_it_does_again() {
+    let mut cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    fleet.backup_well("pg", "full").await;
+    let source = cluster.source(fleet.path(), "shop").replace("agent: a1", "agent: a1, policy: watched");
+    let policy = "policies:\n  watched: { objectives: { rpo: 2s }, schedule: { full: { every: 1d } }, health: { every: 1s } }\n";
+    let refused = fleet.apply(&format!("{policy}{source}")).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PromiseImpossible, "a schedule of a day cannot keep two seconds");
+    let policy = policy.replace("rpo: 2s", "rpo: 2d");
+    fleet.apply(&format!("{policy}{source}")).await.unwrap();
+    let status = async || {
+        let reply = fleet.status().fleet(v1::FleetStatusRequest::default()).await.unwrap();
+        reply.into_inner().sources.swap_remove(0)
+    };
+    let until = async |what: &str, state: &str| {
+        let state = state.to_owned();
+        until_async(what, PATIENCE, async || {
+            let status = status().await;
+            (status.health.as_ref()?.state == state).then_some(status)
+        })
+        .await
+    };
+    let well = until("the server to be asked", "ok").await;
+    let health = well.health.unwrap();
+    assert!(health.response_millis.is_some() && health.log_bytes.unwrap() >= 16 << 20, "{health:?}");
+    cluster.stop_immediately();
+    let down = until("three failures in a row", "critical").await;
+    assert_eq!(down.state, "at_risk");
+    assert!(
+        down.problem.starts_with("does not answer since ") && down.problem.contains("[HF-2001]"),
+        "{down:?}"
+    );
+    cluster.restart();
+    let again = until("the server to answer again", "ok").await;
+    assert_eq!(again.state, "protected", "{again:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_loses_nothing_however_old_its_backup_is() {
+    let cluster = PostgresCluster::start();
+    make_shop(&cluster);
+    let fleet = fleet_with(&cluster).await;
+    let source = cluster.source(fleet.path(), "shop").replace("agent: a1", "agent: a1, policy: watched");
+    let policy = "policies:\n  watched: { schedule: { full: { every: 1d } }, health: { every: 1s } }\n";
+    fleet.apply(&format!("{policy}{source}")).await.unwrap();
+    let loss = async || {
+        let reply = fleet.status().fleet(v1::FleetStatusRequest::default()).await.unwrap();
+        reply.into_inner().sources.swap_remove(0).loss_seconds
+    };
+    // The server's own work settles after the last change; then a backup shows what it is, and it stays so.
+    until_async("a backup of a server that does nothing more", PATIENCE, async || {
+        cluster.psql("postgres", "CHECKPOINT");
+        let before = cluster.psql("postgres", "SELECT pg_current_wal_lsn()");
+        fleet.backup_well("pg", "full").await;
+        let captured = fleet.snapshots_of("pg").await.swap_remove(0).captured_at.unwrap();
+        let is_idle = cluster.psql("postgres", "SELECT pg_current_wal_lsn()") == before;
+        let unchanged = async || {
+            let now = holdfast_runtime::Clock::now(&holdfast_runtime::SystemClock).as_second();
+            let age = now - captured.seconds;
+            (age >= 4).then_some(())
+        };
+        until_async("some time to pass", PATIENCE, unchanged).await;
+        (is_idle && loss().await < 3).then_some(())
+    })
+    .await;
+    cluster.psql("shop", "INSERT INTO customers VALUES (1000, 'new')");
+    until_async("the loss to be counted from the backup", PATIENCE, async || {
+        (loss().await >= 4).then_some(())
+    })
+    .await;
     fleet.stop().await;
 }

@@ -10,6 +10,7 @@ use holdfast_engines::{
     RestoreOrder, SnapshotContents, StoredSummary,
 };
 use holdfast_model::ErrorCode;
+use holdfast_model::health::HealthReport;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{
     CheckOutcome, Placement, RestoreCheck, RestorePreview, RestoreReport, RestoredTarget,
@@ -84,6 +85,10 @@ impl Engine for FakeEngine {
             steps: Vec::new(),
             warnings: Vec::new(),
         })
+    }
+
+    async fn health(&self, _context: &EngineContext) -> Result<HealthReport, EngineError> {
+        Ok(HealthReport::default())
     }
 
     async fn open_capture(&self, context: &EngineContext) -> Result<Box<dyn Capture>, EngineError> {

@@ -191,6 +191,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
             "missed",
             if status.missed_slots == 0 { String::new() } else { counted(status.missed_slots, "slot") },
         ),
+        ("health", plain(&status.health.line())),
         ("size", size(status.logical_bytes)),
         ("newest", snapshot.unwrap_or_default()),
         ("running", run(&status.active_run)),

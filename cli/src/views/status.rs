@@ -62,6 +62,49 @@ pub(crate) struct SourceStatusView {
     pub missed_slots: u64,
     /// When every byte of a snapshot was last read.
     pub verified_at: Option<Timestamp>,
+    /// Whether the source itself answers.
+    pub health: HealthView,
+}
+
+/// Whether a source answers, and how fast.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct HealthView {
+    /// ok, warning, critical or unknown.
+    pub state: String,
+    /// What is wrong.
+    pub problem: Option<String>,
+    /// How long its last answer took.
+    pub response_seconds: Option<f64>,
+    /// Bytes of log that it keeps.
+    pub log_bytes: Option<u64>,
+    /// When it was asked last.
+    pub checked_at: Option<Timestamp>,
+}
+
+impl From<v1::SourceHealth> for HealthView {
+    fn from(health: v1::SourceHealth) -> Self {
+        Self {
+            state: health.state,
+            problem: filled(health.problem),
+            response_seconds: health.response_millis.map(seconds),
+            log_bytes: health.log_bytes,
+            checked_at: moment(health.checked_at),
+        }
+    }
+}
+
+impl HealthView {
+    /// In a line; empty when nothing is known.
+    pub(crate) fn line(&self) -> String {
+        match (&self.problem, self.response_seconds) {
+            (Some(problem), _) => problem.clone(),
+            (None, None) => String::new(),
+            (None, Some(took)) => {
+                let log = self.log_bytes.map(|bytes| format!(", keeps {} of log", size(bytes)));
+                format!("answers in {:.0} ms{}", took * 1000.0, log.unwrap_or_default())
+            }
+        }
+    }
 }
 
 /// A promise beside what is measured.
@@ -159,6 +202,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             paused: status.pause.is_some(),
             missed_slots: status.missed_slots,
             verified_at: moment(status.verified_at),
+            health: status.health.unwrap_or_default().into(),
         }
     }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_model::health::HealthReport;
 use holdfast_model::manifest::{FilesManifest, Manifest};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::FilesConfig;
@@ -114,6 +115,11 @@ impl Engine for FilesEngine {
     async fn probe(&self, context: &EngineContext) -> Result<ProbeReport, EngineError> {
         let (engine, context) = (self.clone(), context.clone());
         blocking(move || engine.probe_blocking(&context)).await
+    }
+
+    async fn health(&self, _context: &EngineContext) -> Result<HealthReport, EngineError> {
+        let engine = self.clone();
+        blocking(move || engine.walker().map(|_| HealthReport::default())).await
     }
 
     async fn open_capture(&self, context: &EngineContext) -> Result<Box<dyn Capture>, EngineError> {

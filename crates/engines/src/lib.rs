@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_model::health::HealthReport;
 use holdfast_model::manifest::{Manifest, UnreadableItem};
 use holdfast_model::restore::{Placement, RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_runtime::SharedClock;
@@ -81,6 +82,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// With the code of the first step that fails.
     async fn probe(&self, context: &EngineContext) -> Result<ProbeReport, EngineError>;
+
+    /// Asks the source how it is: whether it answers, and where its log stands. Costs little: it is asked every minute. How
+    /// long it took is for the caller to add.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    async fn health(&self, context: &EngineContext) -> Result<HealthReport, EngineError>;
 
     /// Opens one consistent view of the source.
     ///

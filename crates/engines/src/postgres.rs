@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_model::health::HealthReport;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::PostgresConfig;
@@ -55,6 +56,10 @@ impl PostgresEngine {
 impl Engine for PostgresEngine {
     async fn probe(&self, context: &EngineContext) -> Result<ProbeReport, EngineError> {
         probe::probe(&self.config, context).await
+    }
+
+    async fn health(&self, context: &EngineContext) -> Result<HealthReport, EngineError> {
+        probe::health(&self.config, context).await
     }
 
     async fn open_capture(&self, context: &EngineContext) -> Result<Box<dyn Capture>, EngineError> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use holdfast_model::health::HealthReport;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::restore::{RestorePreview, RestoreReport, RestoredTarget};
 use holdfast_model::source::SqliteConfig;
@@ -95,6 +96,19 @@ impl SqliteEngine {
         })
     }
 
+    fn health_blocking(&self, context: &EngineContext) -> Result<HealthReport, EngineError> {
+        let file = locate(&self.config.path)?;
+        let patience = Patience::new(self.lock_deadline, &context.cancel);
+        let live = LiveConnection::open(&file, Access::to(&file), &patience)?;
+        patience.retry(&file, || {
+            live.sqlite.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, u32>(0))
+        })?;
+        let mut log = file.into_os_string();
+        log.push("-wal");
+        let log_bytes = std::fs::metadata(&log).ok().map(|metadata| metadata.len());
+        Ok(HealthReport { response_millis: 0, log_bytes, log_position: None })
+    }
+
     fn open_blocking(&self, context: &EngineContext) -> Result<SqliteCapture, EngineError> {
         let file = locate(&self.config.path)?;
         let name = self.config.path.file_name().unwrap_or_default().as_bytes().to_vec();
@@ -108,6 +122,11 @@ impl Engine for SqliteEngine {
     async fn probe(&self, context: &EngineContext) -> Result<ProbeReport, EngineError> {
         let (engine, context) = (self.clone(), context.clone());
         blocking(move || engine.probe_blocking(&context)).await
+    }
+
+    async fn health(&self, context: &EngineContext) -> Result<HealthReport, EngineError> {
+        let (engine, context) = (self.clone(), context.clone());
+        blocking(move || engine.health_blocking(&context)).await
     }
 
     async fn open_capture(&self, context: &EngineContext) -> Result<Box<dyn Capture>, EngineError> {

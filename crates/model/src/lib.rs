@@ -7,6 +7,7 @@
 pub mod data_watch;
 pub mod error_code;
 pub mod fleet;
+pub mod health;
 pub mod ids;
 pub mod manifest;
 pub mod metrics;

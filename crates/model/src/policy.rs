@@ -23,7 +23,7 @@ mod when;
 
 pub use calendar::{Cron, DateRange, InvalidCalendar, TimeWindow, Zone};
 pub use check::PolicyProblem;
-pub use watch::{TableWatch, Watch, WatchLimits};
+pub use watch::{HealthLimits, TableWatch, Watch, WatchLimits};
 pub use when::{After, LogArchiving, Rule, When};
 
 /// One policy, as declared in the fleet files. Its name is its key there.
@@ -66,6 +66,9 @@ pub struct Policy {
     /// How much the data may change between two snapshots without a word.
     #[serde(skip_serializing_if = "is_default")]
     pub watch: Watch,
+    /// How often a source is asked whether it is well, and how slow its answers may be.
+    #[serde(skip_serializing_if = "is_default")]
+    pub health: HealthLimits,
     /// How long a run may take.
     pub timeout: Timeout,
     /// How fast an agent may send.
@@ -85,6 +88,7 @@ impl Policy {
             write_out("schedule", serde_json::to_value(&self.schedule));
             write_out("resources", serde_json::to_value(&self.resources));
             write_out("watch", serde_json::to_value(&self.watch));
+            write_out("health", serde_json::to_value(self.health));
             if self.keep.is_some() && self.keep_by_type.snapshot.is_none() {
                 let stays =
                     KeepByType { snapshot: Some(KeepByType::SNAPSHOT_DEFAULT), ..self.keep_by_type.clone() };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_model::health::HealthReport;
 use holdfast_model::source::PostgresConfig;
 use holdfast_model::text::counted;
 
@@ -16,6 +17,24 @@ use crate::{EngineContext, EngineError, ProbeReport};
 const OTHER_TOOLS: [&str; 2] = ["pg_dumpall", "pg_restore"];
 
 /// Probes the server.
+/// One connection, two small questions.
+pub(crate) async fn health(
+    config: &PostgresConfig,
+    context: &EngineContext,
+) -> Result<HealthReport, EngineError> {
+    let cancel = &context.cancel;
+    let server = Server::resolve(&config.connect, context).await?;
+    let session = server.session(server.first_database(), cancel).await?;
+    let log_position = catalog::log_position(&session, cancel).await?;
+    // Only monitors may look into the folder; others know less and are as well.
+    let log = session.query_one("SELECT sum(size)::int8 FROM pg_ls_waldir()", &[], cancel).await.ok();
+    Ok(HealthReport {
+        response_millis: 0,
+        log_bytes: log.and_then(|row| u64::try_from(row.get::<_, Option<i64>>(0)?).ok()),
+        log_position: Some(log_position).filter(|position| !position.is_empty()),
+    })
+}
+
 pub(crate) async fn probe(
     config: &PostgresConfig,
     context: &EngineContext,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Count, Percent};
+use crate::units::{Count, Percent, Span};
 
 /// How much each snapshot may differ from the one before it without a word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,24 @@ pub struct WatchLimits {
     pub warning: Percent,
     /// Above this it is probably wrong.
     pub critical: Percent,
+}
+
+/// How often a source is asked whether it is well, and how slow its answers may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthLimits {
+    /// How often.
+    pub every: Span,
+    /// An answer that takes longer is worth a look.
+    pub warning: Span,
+    /// An answer that takes longer is probably wrong.
+    pub critical: Span,
+}
+
+impl Default for HealthLimits {
+    fn default() -> Self {
+        Self { every: Span::from_mins(1), warning: Span::from_secs(2), critical: Span::from_secs(5) }
+    }
 }
 
 /// How one table is watched.
