@@ -121,6 +121,24 @@ pub struct RunningController {
     store: Arc<EmbeddedStore>,
 }
 
+/// A controller that is put together and does nothing by itself.
+pub struct Assembled {
+    /// What its parts share.
+    pub core: Arc<Core>,
+    shutdown: Shutdown,
+    store: Arc<EmbeddedStore>,
+}
+
+impl Assembled {
+    /// Closes its state.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub async fn close(self) -> Result<(), Failure> {
+        close(&self.store, &self.shutdown, &self.core.tasks).await
+    }
+}
+
 impl Controller {
     /// Makes what a controller needs in its data folder: the CA, the state, and the first operator's token. What is
     /// there already stays.
@@ -152,23 +170,35 @@ impl Controller {
         })
     }
 
+    /// Puts a controller together that does nothing by itself: its state is open, nobody is served, nothing is scheduled.
+    /// For measurements of one part.
+    ///
+    /// # Errors
+    /// When the state can not be opened, or the CA is missing.
+    pub async fn assemble(config: &ControllerConfig, clock: &SharedClock) -> Result<Assembled, Failure> {
+        let shutdown = Shutdown::new();
+        let tasks = TaskGroup::new(&shutdown);
+        let authority = Authority::open(&config.data_dir.join("pki"), clock.now())
+            .map_err(|error| pki_failure(&error))?;
+        let store = open_store(&config.data_dir, clock, &tasks)?;
+        work_index::remove_left_over(&work_index::folder(&config.data_dir))?;
+        let core = Arc::new(build(config, clock, &tasks, authority, store.clone()).await?);
+        Ok(Assembled { core, shutdown, store })
+    }
+
     /// Starts a controller: opens its state, serves, dispatches.
     ///
     /// # Errors
     /// When the state can not be opened, the CA is missing, or the address can not be listened on.
     pub async fn start(config: ControllerConfig, clock: SharedClock) -> Result<RunningController, Failure> {
-        let shutdown = Shutdown::new();
-        let tasks = TaskGroup::new(&shutdown);
-        let authority = Authority::open(&config.data_dir.join("pki"), clock.now())
-            .map_err(|error| pki_failure(&error))?;
-        let certificate = authority
+        let Assembled { core, shutdown, store } = Self::assemble(&config, &clock).await?;
+        let tasks = core.tasks.clone();
+        let certificate = core
+            .authority
             .server_certificate(&config.tls.names, clock.now())
             .map_err(|error| pki_failure(&error))?;
         let identity = ServerIdentity::new(certificate.chain, certificate.key)
             .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
-        let store = open_store(&config.data_dir, &clock, &tasks)?;
-        work_index::remove_left_over(&work_index::folder(&config.data_dir))?;
-        let core = Arc::new(build(&config, &clock, &tasks, authority, store.clone()).await?);
         let listener = TcpListener::bind(config.grpc.listen).await.map_err(|error| {
             Failure::new(ErrorCode::FileInvalid, format!("{} can not be listened on", config.grpc.listen))
                 .because(error.to_string())
