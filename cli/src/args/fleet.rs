@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::global::parse_duration;
+use holdfast_model::units::Span;
 
 /// Sources.
 #[derive(Debug, Subcommand)]
@@ -164,8 +165,8 @@ pub struct SourcePauseArgs {
     pub name: String,
 
     /// For how long, such as 2h or 1d; without it until `holdfast source resume`
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
-    pub length: Option<Duration>,
+    #[arg(long = "for", value_name = "DURATION")]
+    pub length: Option<Span>,
 }
 
 /// `source remove`

@@ -194,11 +194,8 @@ fn steps(probe: &ProbeView, look: &Look) -> String {
 
 async fn pause(app: &mut App, args: &SourcePauseArgs) -> CliResult {
     let client = app.connect().await?;
-    let for_seconds = args.length.map_or(Ok(0), |length| u32::try_from(length.as_secs()));
+    let for_seconds = args.length.map_or(Ok(0), |length| u32::try_from(length.secs()));
     let for_seconds = for_seconds.map_err(|_| CliError::usage("--for is longer than a year"))?;
-    if args.length.is_some() && for_seconds == 0 {
-        return Err(CliError::usage("--for is shorter than a second"));
-    }
     let reason = app.ask_reason("a pause")?;
     let request = v1::PauseSourceRequest { source: args.name.clone(), reason, for_seconds };
     let pause = client.pause_source(request).await?.pause.unwrap_or_default();
