@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need, and nothing that is there already: Debian packages (as root), an S3 server and
+# Installs what the tests need, and nothing that is there already: Debian packages (as root), an S3 server, promtool and
 # cargo tools (in the cache folder). Safe to run twice, also at the same time.
 set -euo pipefail
 
@@ -51,6 +51,22 @@ install_seaweedfs() {
   touch "$stamp"
 }
 
+# The checker of metrics and alert rules, out of its Debian package: installing the package would start a server.
+install_promtool() {
+  [[ -x $tools/bin/promtool ]] && return 0
+  say "taking promtool out of the package prometheus"
+  local unpacked
+  unpacked=$(mktemp -d "$cache/promtool.XXXXXX")
+  chmod 755 "$unpacked"
+  if ! (cd "$unpacked" && apt-get -q -o APT::Sandbox::User=root download prometheus); then
+    apt-get -y -q -o DPkg::Lock::Timeout=600 update
+    (cd "$unpacked" && apt-get -q -o APT::Sandbox::User=root download prometheus)
+  fi
+  dpkg-deb --extract "$unpacked"/prometheus_*.deb "$unpacked/root"
+  mv -f "$unpacked/root/usr/bin/promtool" "$tools/bin/promtool"
+  rm -rf "$unpacked"
+}
+
 # cargo_tool NAME VERSION: builds a cargo subcommand unless this version is there.
 cargo_tool() {
   local name=$1 version=$2
@@ -62,6 +78,7 @@ cargo_tool() {
 
 install_packages
 install_seaweedfs
+install_promtool
 cargo_tool cargo-deny "$cargo_deny_version"
 command -v cargo-nextest >/dev/null || cargo_tool cargo-nextest "$nextest_version"
 say "ready"

@@ -17,6 +17,7 @@ use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
 use crate::maintenance;
+use crate::metrics::MetricsCache;
 use crate::pki::Authority;
 use crate::records::Records;
 use crate::repositories::{OpenRepository, Repositories};
@@ -64,6 +65,8 @@ pub struct Core {
     pub repositories: Repositories,
     /// The certificate authority.
     pub authority: Authority,
+    /// What is kept between two collections of metrics.
+    pub metrics: MetricsCache,
     /// Where the controller keeps its state.
     pub data_dir: std::path::PathBuf,
     /// Whether sources answer.

@@ -13,6 +13,7 @@
 //! | once a day | [`upkeep`] |
 //! | how sources stand | [`source_status`], [`health`], [`doctor`] |
 //! | its own safety | [`self_backup`], [`recover`] |
+//! | metrics | [`metrics`], of what [`run_totals`] counts and all the others know |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -34,6 +35,7 @@ pub mod fleet_folder;
 pub mod health;
 pub mod import;
 pub mod maintenance;
+pub mod metrics;
 pub mod pki;
 pub mod reaper;
 pub mod records;
@@ -42,6 +44,7 @@ pub mod repositories;
 pub mod repository_index;
 pub mod run_lifecycle;
 pub mod run_logs;
+pub mod run_totals;
 pub mod scheduler;
 pub mod schedules;
 pub mod secrets;
@@ -75,6 +78,7 @@ use crate::core::Core;
 use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
+use crate::metrics::MetricsCache;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
@@ -273,6 +277,7 @@ async fn build(
         ),
         authority,
         records,
+        metrics: MetricsCache::default(),
         data_dir: config.data_dir.clone(),
         health: HealthBook::default(),
         self_backup: config.self_backup.clone(),

@@ -3,7 +3,8 @@
 //! | kind | keys |
 //! |---|---|
 //! | definition | `repositories/NAME`, `sources/NAME`, `agents/NAME` |
-//! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE`, `last-success/SOURCE/TYPE` and `last-clean-check/REPOSITORY` |
+//! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE`, `last-success/SOURCE/TYPE` |
+//! | run | `last-clean-check/REPOSITORY`, `last-clean-read/REPOSITORY`; [`crate::run_totals`] |
 //! | snapshot | `id/ID` the record; `all/TIME/ID` and `source/NAME/TIME/ID` for order |
 //! | agent | `NAME` |
 //! | session | `NAME`: which fact of which outbox was taken last |
@@ -122,8 +123,10 @@ impl Batch {
                     _ => batch,
                 }
             }
-            (RunSpec::Check { .. }, Some(repository)) if run.is_clean() => {
-                batch.put(Kind::Run, format!("last-clean-check/{repository}"), &run.ended_at, Expect::Any)
+            (RunSpec::Check { read_data, .. }, Some(repository)) if run.is_clean() => {
+                let put = |batch: Self, key: String| batch.put(Kind::Run, key, &run.ended_at, Expect::Any);
+                let batch = put(batch, format!("last-clean-check/{repository}"));
+                if *read_data { put(batch, format!("last-clean-read/{repository}")) } else { batch }
             }
             _ => batch,
         }
@@ -302,6 +305,16 @@ impl Records {
         Ok(found.and_then(|found| found.value))
     }
 
+    /// When a check of a repository with all its data last ended without a finding.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn last_clean_read(&self, repository: &RepositoryName) -> Result<Option<Timestamp>, Failure> {
+        let found =
+            self.get::<Option<Timestamp>>(Kind::Run, &format!("last-clean-read/{repository}")).await?;
+        Ok(found.and_then(|found| found.value))
+    }
+
     /// The last fact taken from an agent.
     ///
     /// # Errors
@@ -374,6 +387,21 @@ impl Records {
             }
         }
         Ok(snapshots)
+    }
+
+    /// A mark that changes whenever one of the newest snapshots of a source does, up to a limit.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn snapshots_mark(&self, source: &SourceName, limit: usize) -> Result<u64, Failure> {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let scan = Scan { limit, descending: true, ..Scan::below(format!("source/{source}/")) };
+        let found = self.store.scan(Kind::Snapshot, scan).await.map_err(|error| store_failure(&error))?;
+        let mut mark = DefaultHasher::new();
+        for record in found {
+            (record.key, record.version).hash(&mut mark);
+        }
+        Ok(mark.finish())
     }
 
     /// The hold on a snapshot.

@@ -245,6 +245,14 @@ impl Repositories {
         Ok(found.map(|found| found.value).unwrap_or_default())
     }
 
+    /// How many packs of a repository are known to be damaged or gone.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn damaged_count(&self, name: &RepositoryName) -> Result<usize, Failure> {
+        Ok(self.damaged_packs(name).await?.packs.len())
+    }
+
     /// Whether all that a snapshot has in its repository is relied on: no pack was found damaged since its run began. One
     /// that is not must not spare the next backup the reading of anything.
     ///

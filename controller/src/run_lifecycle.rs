@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 use crate::records::{Batch, OutboxPosition, Records};
+use crate::run_totals;
 
 /// The life of runs. Clones share it.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ struct Inner {
     active: Mutex<BTreeMap<RunId, ActiveRun>>,
     /// Orders the queueing of runs, so that two requests do not both find a source free.
     queueing: tokio::sync::Mutex<()>,
+    /// Orders the ends of runs, so that each is counted.
+    ending: tokio::sync::Mutex<()>,
     changed: Notify,
     /// Sources of which a backup ended since this was last taken.
     ended_backups: Mutex<BTreeSet<SourceName>>,
@@ -114,6 +117,7 @@ impl RunLifecycle {
             active_max,
             active: Mutex::new(active),
             queueing: tokio::sync::Mutex::default(),
+            ending: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             ended_backups: Mutex::default(),
         };
@@ -238,6 +242,11 @@ impl RunLifecycle {
         batch = batch.put_run(&run, version);
         if let Some(position) = outbox {
             batch = batch.put_outbox(&position);
+        }
+        let mut _ending = None;
+        if run.state.phase.is_terminal() {
+            _ending = Some(self.inner.ending.lock().await);
+            batch = run_totals::count(&self.inner.records, batch, &run).await?;
         }
         let version = self.inner.records.commit(batch).await?;
         self.publish(&run, version, rest);

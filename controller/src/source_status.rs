@@ -24,7 +24,7 @@ use crate::health;
 use crate::schedules::Pause;
 
 /// Snapshots of a source looked at for its state.
-const LOOKED_AT: usize = 200;
+pub const LOOKED_AT: usize = 200;
 
 /// What the state of a source follows from.
 #[derive(Debug, Clone, Default)]
@@ -325,7 +325,7 @@ fn breach(name: &SourceName, facts: &Facts, report: &Report) -> Option<(String, 
     None
 }
 
-/// What the state of a source follows from, as it is known now.
+/// What the state of a source follows from, as it is known now, with its newest snapshots.
 ///
 /// # Errors
 /// When the state can not be read.
@@ -333,10 +333,10 @@ pub async fn facts(
     core: &Core,
     name: &SourceName,
     source: &Source,
+    snapshots: Vec<SnapshotRecord>,
     active: &[Run],
     now: Timestamp,
 ) -> Result<Facts, Failure> {
-    let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
     let schedule = core.schedules.entry(name).map(|entry| ScheduleFacts {
         next_run: core.schedules.upcoming(name, now, 1).and_then(|runs| runs.first().map(|(at, _)| *at)),
         pause: core.schedules.pause_of(name, now),
@@ -346,7 +346,7 @@ pub async fn facts(
         missed: entry.state.missed,
     });
     Ok(Facts {
-        snapshots: snapshots.into_iter().map(|(record, _)| record).collect(),
+        snapshots,
         last_backup: core.records.last_backup(name).await?,
         active_run: active
             .iter()
@@ -377,7 +377,9 @@ pub async fn standing(
     active: &[Run],
     now: Timestamp,
 ) -> Result<SourceStanding, Failure> {
-    Ok(judge(name, source, facts(core, name, source, active, now).await?, now))
+    let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
+    let snapshots = snapshots.into_iter().map(|(record, _)| record).collect();
+    Ok(judge(name, source, facts(core, name, source, snapshots, active, now).await?, now))
 }
 
 /// How every declared source stands now, in the order of their names.

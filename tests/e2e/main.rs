@@ -20,6 +20,7 @@ mod kill_hooks;
 mod kill_points;
 mod kill_restores;
 mod kills;
+mod metrics;
 mod partitions;
 mod policies;
 mod postgres;

@@ -9,6 +9,7 @@ pub mod otlp;
 pub mod postgres;
 pub mod process;
 pub mod process_fleet;
+pub mod promtool;
 pub mod proxy;
 pub mod restic;
 pub mod s3;

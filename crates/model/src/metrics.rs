@@ -3,6 +3,8 @@
 //! Names and labels follow the Prometheus conventions: base units in the name, moments rather than ages, no ids, times
 //! or paths in labels.
 
+pub mod catalogue;
+
 /// Samples of one name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricFamily {
@@ -36,6 +38,13 @@ pub struct Sample {
     pub labels: Vec<(&'static str, String)>,
     /// The value.
     pub value: f64,
+}
+
+impl Sample {
+    /// The value of a label; empty without it.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
 }
 
 impl MetricFamily {

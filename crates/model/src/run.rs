@@ -33,6 +33,10 @@ pub enum SnapshotType {
 }
 
 impl SnapshotType {
+    /// All types.
+    pub const ALL: [SnapshotType; 4] =
+        [SnapshotType::Full, SnapshotType::Incremental, SnapshotType::Differential, SnapshotType::Snapshot];
+
     /// The word used in files, tags and output.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,9 +49,7 @@ impl SnapshotType {
 
     /// The type of this name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Full, Self::Incremental, Self::Differential, Self::Snapshot]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -180,6 +182,16 @@ pub enum RunKind {
 }
 
 impl RunKind {
+    /// All kinds.
+    pub const ALL: [RunKind; 6] = [
+        RunKind::Backup,
+        RunKind::Restore,
+        RunKind::Promote,
+        RunKind::Discard,
+        RunKind::Verify,
+        RunKind::Check,
+    ];
+
     /// The word used in output and filters.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,164 @@
+//! Metrics of sources: what can be restored, what would be lost, what backups and restores gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use holdfast_model::Failure;
+use holdfast_model::ids::{RepositoryName, SourceName};
+use holdfast_model::metrics::catalogue::Metric;
+use holdfast_model::objectives::ObjectiveState;
+use holdfast_model::run::SnapshotType;
+use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::source::Source;
+use parking_lot::Mutex;
+
+use super::{Families, number, seconds};
+use crate::core::Core;
+use crate::source_status::{self, LOOKED_AT, Safety, SourceStanding, judge};
+
+/// The states of sources that are counted.
+const STATES: [Safety; 4] = [Safety::NotRestorable, Safety::AtRisk, Safety::Paused, Safety::Protected];
+
+/// The few snapshots of each source that say all that is asked, with the mark under which they were found.
+#[derive(Default)]
+pub(super) struct SnapshotCache(Mutex<BTreeMap<SourceName, Found>>);
+
+type Found = (u64, Arc<Vec<SnapshotRecord>>);
+
+impl SnapshotCache {
+    async fn get(&self, core: &Core, name: &SourceName) -> Result<Arc<Vec<SnapshotRecord>>, Failure> {
+        let mark = core.records.snapshots_mark(name, LOOKED_AT).await?;
+        if let Some((_, known)) = self.0.lock().get(name).filter(|(known, _)| *known == mark) {
+            return Ok(known.clone());
+        }
+        let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
+        let telling = Arc::new(telling(snapshots.into_iter().map(|(record, _)| record).collect()));
+        self.0.lock().insert(name.clone(), (mark, telling.clone()));
+        Ok(telling)
+    }
+
+    fn forget_all_but(&self, names: &BTreeMap<SourceName, Source>) {
+        self.0.lock().retain(|name, _| names.contains_key(name));
+    }
+}
+
+/// Of the snapshots of a source, newest first, those that its state, recovery points and last values follow from.
+fn telling(snapshots: Vec<SnapshotRecord>) -> Vec<SnapshotRecord> {
+    let mut repositories: BTreeSet<RepositoryName> = BTreeSet::new();
+    let mut types: BTreeSet<SnapshotType> = BTreeSet::new();
+    let restored = snapshots.iter().filter(|record| record.proof.restored_at.is_some());
+    let restored = restored.max_by_key(|record| record.proof.restored_at).map(|record| record.id);
+    let read = snapshots.iter().filter(|record| record.proof.read_at.is_some());
+    let read = read.max_by_key(|record| record.proof.read_at).map(|record| record.id);
+    let keep = |(index, record): &(usize, SnapshotRecord)| {
+        let is_newest_sound = record.proof.damage.is_none() && repositories.insert(record.repository.clone());
+        let is_newest_of_type = record.snapshot_type.is_some_and(|kind| types.insert(kind));
+        let is_proof = [restored, read].contains(&Some(record.id));
+        *index == 0 || is_newest_sound || is_newest_of_type || is_proof
+    };
+    let mut kept: Vec<_> = snapshots.into_iter().enumerate().filter(keep).map(|(_, record)| record).collect();
+    for manifest in kept.iter_mut().filter_map(|record| record.manifest.as_mut()) {
+        // The rows of every table are not asked for.
+        manifest.databases = Vec::new();
+        manifest.unreadable = Vec::new();
+    }
+    kept
+}
+
+pub(super) async fn collect(core: &Arc<Core>, families: &mut Families) -> Result<(), Failure> {
+    let (current, active, now) = (core.definitions.current(), core.runs.active(), core.clock.now());
+    let mut states = STATES.map(|state| (state, 0));
+    core.metrics.sources.forget_all_but(&current.fleet.sources);
+    for (name, source) in &current.fleet.sources {
+        let snapshots = core.metrics.sources.get(core, name).await?;
+        let facts = source_status::facts(core, name, source, snapshots.to_vec(), &active, now).await?;
+        let standing = judge(name, source, facts, now);
+        if let Some((_, count)) = states.iter_mut().find(|(state, _)| *state == standing.safety) {
+            *count += 1;
+        }
+        let loss = standing.loss_seconds.map_or(f64::INFINITY, |loss| number(loss.max(0).unsigned_abs()));
+        families.set(Metric::PotentialLoss, &[name.as_str()], loss);
+        families.set(Metric::SourceCopies, &[name.as_str()], f64::from(standing.copies));
+        describe(name, source, families);
+        of_objectives(name, &standing, families);
+        of_snapshots(core, name, source, &snapshots, families);
+    }
+    for (state, count) in states {
+        families.set(Metric::Sources, &[state.as_str()], number(count));
+    }
+    Ok(())
+}
+
+/// What was never measured is neither met nor broken: it has no sample until it is one of them.
+fn of_objectives(name: &SourceName, standing: &SourceStanding, families: &mut Families) {
+    for (objective, found) in standing.named_objectives() {
+        let labels = [name.as_str(), objective];
+        match found.state {
+            ObjectiveState::Met | ObjectiveState::AtRisk => families.set(Metric::ObjectiveMet, &labels, 1.0),
+            ObjectiveState::Breached => families.set(Metric::ObjectiveMet, &labels, 0.0),
+            ObjectiveState::NotSet | ObjectiveState::Unknown => {}
+        }
+        if let Some(target) = found.objective.filter(|_| objective != "copies") {
+            families.set(Metric::ObjectiveTarget, &labels, number(target.max(0).unsigned_abs()));
+        }
+    }
+}
+
+fn describe(name: &SourceName, source: &Source, families: &mut Families) {
+    let label = |key: &str| source.labels.get(key).map_or("", String::as_str);
+    let policy = source.policy.as_ref().map_or("", |policy| policy.as_str());
+    let values = [
+        name.as_str(),
+        source.engine.kind().as_str(),
+        policy,
+        source.agent.as_str(),
+        label("team"),
+        label("env"),
+        label("tier"),
+    ];
+    families.set(Metric::SourceInfo, &values, 1.0);
+}
+
+/// The repositories that a source is backed up to, and those that hold snapshots of it.
+pub(super) fn repositories_of(
+    core: &Core,
+    name: &SourceName,
+    source: &Source,
+    snapshots: &[SnapshotRecord],
+) -> BTreeSet<RepositoryName> {
+    let mut names: BTreeSet<_> =
+        core.definitions.repositories_of(name, source).unwrap_or_default().into_iter().collect();
+    names.extend(snapshots.iter().map(|record| record.repository.clone()));
+    names
+}
+
+fn of_snapshots(
+    core: &Core,
+    name: &SourceName,
+    source: &Source,
+    snapshots: &[SnapshotRecord],
+    families: &mut Families,
+) {
+    for repository in repositories_of(core, name, source, snapshots) {
+        let sound =
+            |record: &&SnapshotRecord| record.repository == repository && record.proof.damage.is_none();
+        let newest = snapshots.iter().find(sound);
+        let at = newest.map(|record| record.manifest.as_ref().map_or(record.committed_at, |m| m.captured_at));
+        families.set(Metric::RecoveryPoint, &[name.as_str(), repository.as_str()], seconds(at));
+    }
+    for kind in SnapshotType::ALL {
+        let newest = snapshots.iter().find(|record| record.snapshot_type == Some(kind));
+        let labels = [name.as_str(), kind.as_str()];
+        let millis = newest.map_or(0, |record| record.duration_millis);
+        families.set(Metric::BackupLastDuration, &labels, number(millis) / 1000.0);
+        let bytes = newest.map_or(0, |record| record.logical_bytes);
+        families.set(Metric::BackupLastLogicalBytes, &labels, number(bytes));
+        let added = newest.map_or(0, |record| record.stored_bytes);
+        families.set(Metric::BackupLastAddedBytes, &labels, number(added));
+    }
+    let restored = snapshots.iter().max_by_key(|record| record.proof.restored_at).map(|record| &record.proof);
+    let at = restored.and_then(|proof| proof.restored_at);
+    families.set(Metric::RestoreLastSuccess, &[name.as_str()], seconds(at));
+    let took = restored.and_then(|proof| proof.restore_millis).unwrap_or(0);
+    families.set(Metric::RestoreRto, &[name.as_str()], number(took) / 1000.0);
+}
