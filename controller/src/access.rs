@@ -106,7 +106,8 @@ const RESTORE: Access = Access::Roles(&[Restorer]);
 const DEFINE: Access = Access::Roles(&[PolicyAdmin]);
 const AUDIT: Access = Access::Roles(&[Auditor]);
 
-/// Every method there is, with what it needs. A test holds this equal to the descriptor of the services.
+/// Every method of gRPC by its path, and every route of REST by its method and path, with what it needs. Tests hold it
+/// equal to the descriptor of the services and to [`crate::rest::routes`].
 pub const METHODS: &[(&str, Access)] = &[
     ("/grpc.health.v1.Health/Check", Access::Public),
     ("/grpc.health.v1.Health/Watch", Access::Public),
@@ -160,6 +161,25 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/holdfast.v1.StatusService/Doctor", SEE),
     ("/holdfast.v1.StatusService/Audit", AUDIT),
     ("/holdfast.v1.StatusService/Whoami", SEE),
+    ("GET /ping", Access::Public),
+    ("GET /healthz", Access::Public),
+    ("GET /readyz", Access::Public),
+    ("GET /metrics", SEE),
+    ("GET /api/v1/openapi.json", SEE),
+    ("GET /api/v1/health", SEE),
+    ("GET /api/v1/stats", SEE),
+    ("GET /api/v1/backups", SEE),
+    ("POST /api/v1/backups", RUN),
+    ("GET /api/v1/backups/{id}", SEE),
+    ("POST /api/v1/backups/{id}/verify", RUN),
+    ("GET /api/v1/runs/{id}", SEE),
+    ("GET /api/v1/config", SEE),
+    ("GET /api/v1/sources/{name}/status", SEE),
+    ("GET /api/v1/monitor/quick", SEE),
+    ("GET /api/v1/monitor/database", SEE),
+    ("GET /api/v1/monitor/performance", SEE),
+    ("GET /api/v1/monitor/overview", SEE),
+    ("GET /api/v1/events", SEE),
 ];
 
 /// Whether this caller may make this call.
@@ -170,10 +190,8 @@ pub const METHODS: &[(&str, Access)] = &[
 pub fn check(path: &str, caller: &Caller) -> Result<(), Failure> {
     let access = METHODS.iter().find(|(method, _)| *method == path).map(|(_, access)| *access);
     let denied = |who: &str| {
-        Failure::new(
-            ErrorCode::NotPermitted,
-            format!("{who} may not call {}", path.rsplit('/').next().unwrap_or(path)),
-        )
+        let called = if path.starts_with('/') { path.rsplit('/').next().unwrap_or(path) } else { path };
+        Failure::new(ErrorCode::NotPermitted, format!("{who} may not call {called}"))
     };
     match (access, caller) {
         (Some(Access::Public), _) | (Some(Access::Agent), Caller::Agent { .. }) => Ok(()),

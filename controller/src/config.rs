@@ -23,6 +23,9 @@ pub struct ControllerConfig {
     /// Where gRPC is served: agents, the command line.
     #[serde(default)]
     pub grpc: GrpcConfig,
+    /// Where REST, health and metrics are served; nowhere unless it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpConfig>,
     /// The names by which the controller is called.
     #[serde(default)]
     pub tls: TlsConfig,
@@ -54,6 +57,21 @@ impl Default for GrpcConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([0, 0, 0, 0], 7443)) }
     }
+}
+
+/// Where REST, health and metrics are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether with TLS, by the certificate that gRPC shows; without it, only a loopback address is possible.
+    #[serde(default = "yes")]
+    pub tls: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The names by which the controller is called.
@@ -216,6 +234,7 @@ impl ControllerConfig {
         Self {
             api: API.to_owned(),
             grpc: GrpcConfig::default(),
+            http: None,
             tls: TlsConfig::default(),
             data_dir: data_dir.into(),
             telemetry: TelemetryConfig::default(),
@@ -261,6 +280,16 @@ impl ControllerConfig {
                 format!(
                     "{file}: `limits.lease_seconds` is {}, 5 to 3600 are possible",
                     config.limits.lease_seconds
+                ),
+            ));
+        }
+        if let Some(http) = config.http.as_ref().filter(|http| !http.tls && !http.listen.ip().is_loopback()) {
+            return Err(Failure::new(
+                ErrorCode::FileInvalid,
+                format!(
+                    "{file}: `http.tls` is false, so tokens would cross the network in plain text: `http.listen` is \
+                     {}, a loopback address is needed",
+                    http.listen
                 ),
             ));
         }
@@ -340,6 +369,23 @@ mod tests {
             failure.message.starts_with("HOLDFAST_CONTROLLER__GRPC__LISTN: unknown field `listn`"),
             "{failure}"
         );
+    }
+
+    #[test]
+    fn plain_http_stays_on_the_machine() {
+        let with = |http: &str| parse(&format!("{FILE}http: {http}\n"), &[]);
+        let plain = with("{ listen: \"127.0.0.1:0\", tls: false }").unwrap();
+        assert!(plain.http.is_some_and(|http| !http.tls));
+        assert!(with("{ listen: \"0.0.0.0:7480\" }").unwrap().http.is_some_and(|http| http.tls));
+        let failure = with("{ listen: \"0.0.0.0:7480\", tls: false }").unwrap_err();
+        assert_eq!(failure.code, ErrorCode::FileInvalid);
+        assert_eq!(
+            failure.message,
+            "controller.yaml: `http.tls` is false, so tokens would cross the network in plain text: `http.listen` is \
+             0.0.0.0:7480, a loopback address is needed"
+        );
+        let given = parse(FILE, &[("HOLDFAST_CONTROLLER__HTTP__LISTEN", "\"[::1]:1\"")]).unwrap();
+        assert_eq!(given.http.unwrap().listen.port(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | part | module |
 //! |---|---|
 //! | what everybody shares | [`core`] |
-//! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`] |
+//! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`]; [`rest`] on [`http_server`] |
 //! | what is declared | [`definitions`], [`fleet_changes`], [`fleet_folder`] |
 //! | durable state | [`store`], [`records`], [`agents`], [`run_logs`] |
 //! | schedules | [`schedules`], [`scheduler`] |
@@ -13,7 +13,7 @@
 //! | once a day | [`upkeep`] |
 //! | how sources stand | [`source_status`], [`health`], [`doctor`] |
 //! | its own safety | [`self_backup`], [`recover`] |
-//! | metrics | [`metrics`], of what [`run_totals`] counts and all the others know |
+//! | metrics, health | [`metrics`] and [`fleet_health`], of what [`run_totals`] counts and all the others know |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
 //! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
@@ -32,7 +32,9 @@ pub mod doctor;
 pub mod export;
 pub mod fleet_changes;
 pub mod fleet_folder;
+pub mod fleet_health;
 pub mod health;
+pub mod http_server;
 pub mod import;
 pub mod maintenance;
 pub mod metrics;
@@ -42,6 +44,7 @@ pub mod records;
 pub mod recover;
 pub mod repositories;
 pub mod repository_index;
+pub mod rest;
 pub mod run_lifecycle;
 pub mod run_logs;
 pub mod run_totals;
@@ -83,6 +86,7 @@ use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
 use crate::repositories::Repositories;
+use crate::rest::Site;
 use crate::run_lifecycle::RunLifecycle;
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
@@ -122,6 +126,7 @@ pub struct RunningController {
     core: Arc<Core>,
     shutdown: Shutdown,
     address: SocketAddr,
+    http_address: Option<SocketAddr>,
     store: Arc<EmbeddedStore>,
 }
 
@@ -203,12 +208,8 @@ impl Controller {
             .map_err(|error| pki_failure(&error))?;
         let identity = ServerIdentity::new(certificate.chain, certificate.key)
             .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
-        let listener = TcpListener::bind(config.grpc.listen).await.map_err(|error| {
-            Failure::new(ErrorCode::FileInvalid, format!("{} can not be listened on", config.grpc.listen))
-                .because(error.to_string())
-        })?;
-        let address =
-            listener.local_addr().map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+        let (listener, address) = listen(config.grpc.listen).await?;
+        let http_address = start_http(&core, &config, &identity).await?;
         let renewed = upkeep::run(core.clone(), identity.clone(), config.tls.names.clone());
         tasks.spawn("upkeep", OnEnd::Essential, renewed);
         let served = core.clone();
@@ -227,8 +228,37 @@ impl Controller {
         tasks.spawn("health", OnEnd::Essential, health::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
-        Ok(RunningController { core, shutdown, address, store })
+        Ok(RunningController { core, shutdown, address, http_address, store })
     }
+}
+
+async fn listen(on: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = TcpListener::bind(on).await.map_err(|error| {
+        Failure::new(ErrorCode::FileInvalid, format!("{on} can not be listened on"))
+            .because(error.to_string())
+    })?;
+    let address = listener.local_addr().map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+    Ok((listener, address))
+}
+
+/// Serves HTTP where the configuration says so.
+async fn start_http(
+    core: &Arc<Core>,
+    config: &ControllerConfig,
+    identity: &ServerIdentity,
+) -> Result<Option<SocketAddr>, Failure> {
+    let Some(http) = &config.http else { return Ok(None) };
+    let (listener, address) = listen(http.listen).await?;
+    let site = Site::new(core.clone(), config.clone());
+    let (served, identity) = (core.clone(), http.tls.then(|| identity.clone()));
+    core.tasks.spawn("http server", OnEnd::Essential, async move {
+        if let Err(failure) = http_server::serve(served.clone(), listener, identity, site).await {
+            let cause = format!("the HTTP server failed: {failure}");
+            served.tasks.shutdown().request(StopCause::Requested(cause));
+        }
+    });
+    tracing::info!(%address, tls = http.tls, "HTTP is served");
+    Ok(Some(address))
 }
 
 /// Blocks for as long as the state takes to be opened: nothing else happens before that.
@@ -297,6 +327,11 @@ impl RunningController {
     /// Where gRPC is served.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where HTTP is served, if it is.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
     }
 
     /// The CA's certificate, PEM.

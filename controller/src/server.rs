@@ -196,12 +196,12 @@ where
 }
 
 /// The token of an `Authorization` header; empty, hence not valid, when it is of another kind.
-fn bearer(header: &http::HeaderValue) -> Secret {
+pub(crate) fn bearer(header: &http::HeaderValue) -> Secret {
     Secret::new(header.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default())
 }
 
 /// Who calls. A token that is given and not valid is an error, never a fall back to nobody.
-async fn identify(
+pub(crate) async fn identify(
     core: &Core,
     certificate: Option<&CertificateDer<'static>>,
     token: Option<Secret>,

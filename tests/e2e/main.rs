@@ -25,6 +25,7 @@ mod partitions;
 mod policies;
 mod postgres;
 mod recover;
+mod rest;
 mod s3;
 mod schedules;
 mod secrets;

@@ -7,6 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use holdfast_agent::{Agent, AgentConfig, EnrollOptions, RunningAgent};
+use holdfast_controller::access::Role;
+use holdfast_controller::config::HttpConfig;
+use holdfast_controller::pki::token::OperatorToken;
+use holdfast_controller::records::Batch;
+use holdfast_controller::store::{Expect, Kind};
 use holdfast_controller::{Controller, ControllerConfig, RunningController};
 use holdfast_model::Failure;
 use holdfast_model::ids::AgentName;
@@ -30,8 +35,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
-use crate::Restic;
 use crate::wait::{PATIENCE, until_async};
+use crate::{HttpClient, Restic};
 
 /// The password of the repositories of tests.
 pub const REPOSITORY_PASSWORD: &str = "test-repository-password";
@@ -92,6 +97,7 @@ impl Fleet {
         // A restart must come back at the same address.
         let port = test_port::reserve();
         config.grpc.listen = ([127, 0, 0, 1], port).into();
+        config.http = Some(HttpConfig { listen: ([127, 0, 0, 1], 0).into(), tls: false });
         let made = Controller::init(&config, clock.clone()).await.expect("init succeeds in an empty folder");
         let controller =
             Controller::start(config.clone(), clock.clone()).await.expect("the controller starts");
@@ -111,6 +117,21 @@ impl Fleet {
                 ca_pem: made.ca_pem,
             },
         }
+    }
+
+    /// REST, with the first operator's token.
+    pub fn rest(&self) -> HttpClient {
+        let address = self.controller().http_address().expect("HTTP is served");
+        HttpClient::new(address).with_token(self.token.reveal())
+    }
+
+    /// A token with a role.
+    pub async fn token_of(&self, role: Role, lifetime: Duration) -> String {
+        let (token, record) = OperatorToken::make(role.as_str(), role, self.clock.now(), lifetime);
+        let batch = Batch::new("test", "token.create", format!("token/{}", role.as_str()));
+        let batch = batch.put(Kind::OperatorToken, token.id(), &record, Expect::Absent);
+        self.controller().core().records.commit(batch).await.expect("the token is stored");
+        token.expose().to_owned()
     }
 
     /// The folder that everything of this fleet lies in.

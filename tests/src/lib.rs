@@ -5,6 +5,7 @@
 
 pub mod canary;
 pub mod fleet;
+pub mod http;
 pub mod otlp;
 pub mod postgres;
 pub mod process;
@@ -23,6 +24,7 @@ pub mod workspace;
 pub use canary::CanaryWatch;
 pub use fleet::Fleet;
 pub use holdfast_runtime::test_port;
+pub use http::HttpClient;
 pub use postgres::PostgresCluster;
 pub use process::{Process, run};
 pub use process_fleet::ProcessFleet;

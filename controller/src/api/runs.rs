@@ -35,7 +35,7 @@ impl Runs {
         Self { core }
     }
 
-    async fn start_inner(
+    pub(crate) async fn start_inner(
         &self,
         caller: &Caller,
         request: v1::StartRequest,

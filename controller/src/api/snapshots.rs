@@ -41,7 +41,7 @@ impl Snapshots {
         Self { core }
     }
 
-    async fn list_inner(
+    pub(crate) async fn list_inner(
         &self,
         request: v1::ListSnapshotsRequest,
     ) -> Result<v1::ListSnapshotsResponse, Failure> {
@@ -74,7 +74,7 @@ impl Snapshots {
         Ok(v1::ListSnapshotsResponse { snapshots, next_page_token })
     }
 
-    async fn describe(&self, record: &SnapshotRecord) -> Result<v1::Snapshot, Failure> {
+    pub(crate) async fn describe(&self, record: &SnapshotRecord) -> Result<v1::Snapshot, Failure> {
         let hold = self.core.records.hold(record.id).await?;
         Ok(message(record, hold.map(|found| found.value.reason)))
     }

@@ -31,7 +31,7 @@ impl StatusApi {
         Self { core }
     }
 
-    async fn fleet_inner(&self, only: &str) -> Result<v1::FleetStatusResponse, Failure> {
+    pub(crate) async fn fleet_inner(&self, only: &str) -> Result<v1::FleetStatusResponse, Failure> {
         let mut standings = if only.is_empty() {
             source_status::of_all(&self.core).await?
         } else {

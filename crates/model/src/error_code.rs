@@ -102,6 +102,7 @@ error_codes! {
     PolicyEmpty = 1013, Usage, BadInput, "a policy says nothing";
     PromiseImpossible = 1014, Usage, BadInput, "a policy promises what it cannot keep";
     RetentionEmpty = 1015, Usage, BadInput, "a policy would keep no snapshot";
+    RequestInvalid = 1030, Usage, BadInput, "an HTTP request is not valid";
     // --- 2xxx: sources and engines
     SourceUnreachable = 2001, Unreachable, Transient, "the database cannot be reached";
     SourceLoginRefused = 2002, Denied, Human, "the database refused the login";
@@ -187,6 +188,7 @@ error_codes! {
     NotAuthenticated = 6004, Denied, BadInput, "no valid credentials were given";
     NotPermitted = 6005, Denied, BadInput, "the role does not allow this";
     AgentRevoked = 6006, Denied, Human, "the agent was revoked";
+    RequestRefused = 6010, Denied, BadInput, "an HTTP request was sent from or to another site";
 }
 
 impl ErrorCode {

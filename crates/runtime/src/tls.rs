@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use accept::{AcceptLimits, ConnectionInfo, TlsConnection, accept_tls};
+pub use accept::{
+    AcceptLimits, Accepted, ConnectionInfo, PlainConnection, TlsConnection, accept_plain, accept_tls,
+};
 pub use client::{PinMismatch, client_config, client_config_by_pin, is_pin_mismatch};
 pub use connect::connect_tls;
 pub use pem::CaPin;

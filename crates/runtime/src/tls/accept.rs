@@ -52,26 +52,34 @@ const ACCEPT_FAILURE_PAUSE: Duration = Duration::from_millis(100);
 pub struct ConnectionInfo {
     /// The address the peer calls from.
     pub remote: SocketAddr,
+    /// The address it called.
+    pub local: SocketAddr,
     /// The certificates the peer has shown, its own first; verified against our CA. Empty when it showed none.
     pub peer_certificates: Arc<[CertificateDer<'static>]>,
 }
 
-/// A connection after its handshake. Its place among the limited ones is free again when it is dropped.
+/// An accepted connection. Its place among the limited ones is free again when it is dropped.
 #[derive(Debug)]
-pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+pub struct Accepted<S> {
+    stream: S,
     info: ConnectionInfo,
     _place: Place,
 }
 
-impl TlsConnection {
+/// A connection after its TLS handshake.
+pub type TlsConnection = Accepted<TlsStream<TcpStream>>;
+
+/// A connection without TLS.
+pub type PlainConnection = Accepted<TcpStream>;
+
+impl<S> Accepted<S> {
     /// Who is at the other end.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info
     }
 }
 
-impl AsyncRead for TlsConnection {
+impl<S: AsyncRead + Unpin> AsyncRead for Accepted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -81,7 +89,7 @@ impl AsyncRead for TlsConnection {
     }
 }
 
-impl AsyncWrite for TlsConnection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -120,10 +128,42 @@ pub fn accept_tls(
     limits: AcceptLimits,
     tasks: &TaskGroup,
 ) -> ReceiverStream<io::Result<TlsConnection>> {
+    let tls = TlsAcceptor::from(config);
+    let shake_hands = move |stream: TcpStream| {
+        let tls = tls.clone();
+        let shaking: Shaking<TlsStream<TcpStream>> = Box::pin(async move {
+            let stream = tls.accept(stream).await?;
+            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+            Ok((stream, shown))
+        });
+        shaking
+    };
+    accept(listener, Arc::new(shake_hands), limits, tasks)
+}
+
+/// As [`accept_tls`], without TLS: for connections that do not leave the machine.
+pub fn accept_plain(
+    listener: TcpListener,
+    limits: AcceptLimits,
+    tasks: &TaskGroup,
+) -> ReceiverStream<io::Result<PlainConnection>> {
+    let shake_hands = |stream| {
+        let shaking: Shaking<TcpStream> = Box::pin(async move { Ok((stream, Vec::new())) });
+        shaking
+    };
+    accept(listener, Arc::new(shake_hands), limits, tasks)
+}
+
+fn accept<S: Send + 'static>(
+    listener: TcpListener,
+    shake_hands: ShakeHands<S>,
+    limits: AcceptLimits,
+    tasks: &TaskGroup,
+) -> ReceiverStream<io::Result<Accepted<S>>> {
     let (sender, receiver) = mpsc::channel(HANDED_OVER_MAX);
     let acceptor = Acceptor {
         listener,
-        tls: TlsAcceptor::from(config),
+        shake_hands,
         limits,
         places: Arc::new(Semaphore::new(limits.connections_max)),
         peers: Arc::default(),
@@ -137,17 +177,23 @@ pub fn accept_tls(
     ReceiverStream::new(receiver)
 }
 
-struct Acceptor {
+/// A handshake under way: it yields the stream and the certificates that the peer has shown.
+type Shaking<S> = Pin<Box<dyn Future<Output = io::Result<(S, Vec<CertificateDer<'static>>)>> + Send>>;
+
+/// Turns what was accepted into a connection.
+type ShakeHands<S> = Arc<dyn Fn(TcpStream) -> Shaking<S> + Send + Sync>;
+
+struct Acceptor<S> {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    shake_hands: ShakeHands<S>,
     limits: AcceptLimits,
     places: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
     tasks: TaskGroup,
-    sender: mpsc::Sender<io::Result<TlsConnection>>,
+    sender: mpsc::Sender<io::Result<Accepted<S>>>,
 }
 
-impl Acceptor {
+impl<S: Send + 'static> Acceptor<S> {
     async fn run(self) {
         loop {
             let permit = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -184,21 +230,22 @@ impl Acceptor {
         remote: SocketAddr,
         place: Place,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (tls, sender, limit) = (self.tls.clone(), self.sender.clone(), self.limits.handshake_timeout);
+        let (shake_hands, sender) = (self.shake_hands.clone(), self.sender.clone());
+        let limit = self.limits.handshake_timeout;
         let token = self.tasks.token().clone();
         async move {
             // Without it, small answers wait for acknowledgements of earlier ones.
             let _ = stream.set_nodelay(true);
             let work = async {
-                let stream = match tokio::time::timeout(limit, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => stream,
+                let Ok(local) = stream.local_addr() else { return };
+                let (stream, shown) = match tokio::time::timeout(limit, shake_hands(stream)).await {
+                    Ok(Ok(shaken)) => shaken,
                     Ok(Err(error)) => return tracing::debug!(%remote, %error, "a TLS handshake failed"),
                     Err(_) => return tracing::debug!(%remote, "a TLS handshake took too long"),
                 };
-                let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let info = ConnectionInfo { remote, peer_certificates: shown.to_vec().into() };
+                let info = ConnectionInfo { remote, local, peer_certificates: shown.into() };
                 // The receiver is gone only when the server stops.
-                let _ = sender.send(Ok(TlsConnection { stream, info, _place: place })).await;
+                let _ = sender.send(Ok(Accepted { stream, info, _place: place })).await;
             };
             token.run_until_cancelled(work).await;
         }

@@ -1,0 +1,295 @@
+//! Every route there is: the router, the OpenAPI document and the check against [`crate::access`] are made from this.
+
+use futures::future::BoxFuture;
+use holdfast_model::Failure;
+use http::StatusCode;
+use schemars::{Schema, schema_for};
+
+use super::reply::{Refusal, Reply};
+use super::request::Call;
+pub use super::request::Parameter;
+use super::{backups, configuration, events, monitor, openapi, views};
+use crate::metrics;
+
+/// The method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Looks.
+    Get,
+    /// Begins something.
+    Post,
+}
+
+impl Verb {
+    /// The word of HTTP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Get => "GET",
+            Verb::Post => "POST",
+        }
+    }
+}
+
+/// What a route answers with when all is well.
+#[derive(Debug, Clone, Copy)]
+pub enum Answer {
+    /// Items of this form in the envelope.
+    Items(fn() -> Schema),
+    /// Something else, of this type.
+    Other(&'static str),
+}
+
+/// One route.
+pub struct Route {
+    /// Its method.
+    pub verb: Verb,
+    /// Its path, with `{NAME}` for what varies.
+    pub path: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// The parameters that its query may have.
+    pub query: &'static [Parameter],
+    /// The form of the body that it takes.
+    pub body: Option<fn() -> Schema>,
+    /// The kind that its envelope names.
+    pub kind: &'static str,
+    /// What it answers with.
+    pub answer: Answer,
+    /// The status when all is well.
+    pub status: u16,
+    /// Whether it takes a header `Idempotency-Key`.
+    pub is_repeatable: bool,
+    pub(super) handle: fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>>,
+}
+
+impl Route {
+    /// Its name in the table of [`crate::access`].
+    pub fn key(&self) -> String {
+        format!("{} {}", self.verb.as_str(), self.path)
+    }
+
+    const fn get(
+        path: &'static str,
+        about: &'static str,
+        kind: &'static str,
+        answer: Answer,
+        handle: fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>>,
+    ) -> Self {
+        Self {
+            verb: Verb::Get,
+            path,
+            about,
+            query: &[],
+            body: None,
+            kind,
+            answer,
+            status: 200,
+            is_repeatable: false,
+            handle,
+        }
+    }
+}
+
+const SOURCE: Parameter = Parameter { name: "source", about: "Only those of this source.", is_number: false };
+const REPOSITORY: Parameter =
+    Parameter { name: "repository", about: "Only those in this repository.", is_number: false };
+const LIMIT: Parameter =
+    Parameter { name: "limit", about: "Items of a page: 1 to 1000, 100 unless given.", is_number: true };
+const CURSOR: Parameter =
+    Parameter { name: "cursor", about: "The next_cursor of the page before.", is_number: false };
+const AFTER: Parameter = Parameter {
+    name: "after",
+    about: "The id of the last event that was seen; without it, events from now on.",
+    is_number: true,
+};
+
+macro_rules! handler {
+    ($function:path) => {
+        |call| Box::pin(async move { $function(call).await.map_err(Refusal::from) })
+    };
+}
+
+const TEXT: Answer = Answer::Other("text/plain; charset=utf-8");
+
+/// Every route there is.
+pub const ROUTES: &[Route] = &[
+    Route::get("/ping", "Whether this is a controller that answers.", "", TEXT, handler!(up)),
+    Route::get("/healthz", "Whether the controller is alive.", "", TEXT, handler!(up)),
+    Route::get("/readyz", "Whether the controller takes work.", "", TEXT, |call| Box::pin(ready(call))),
+    Route::get(
+        "/metrics",
+        "All metrics, for Prometheus.",
+        "",
+        Answer::Other(metrics::text::CONTENT_TYPE),
+        handler!(all_metrics),
+    ),
+    Route::get(
+        "/api/v1/openapi.json",
+        "This document.",
+        "",
+        Answer::Other("application/json"),
+        handler!(openapi::document),
+    ),
+    Route::get(
+        "/api/v1/health",
+        "How the fleet is, as a score from 0 to 1 with the reason of each deduction.",
+        "HealthList",
+        Answer::Items(|| schema_for!(crate::fleet_health::Health)),
+        handler!(monitor::health),
+    ),
+    Route::get(
+        "/api/v1/stats",
+        "Counts of sources, agents and runs, and sizes of repositories.",
+        "StatsList",
+        Answer::Items(|| schema_for!(views::StatsView)),
+        handler!(monitor::stats),
+    ),
+    Route {
+        query: &[SOURCE, REPOSITORY, LIMIT, CURSOR],
+        ..Route::get(
+            "/api/v1/backups",
+            "Snapshots, newest first, page by page.",
+            "SnapshotList",
+            Answer::Items(|| schema_for!(views::SnapshotView)),
+            handler!(backups::list),
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        body: Some(|| schema_for!(backups::StartBackup)),
+        status: 202,
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/backups",
+            "Queues a backup: one run for each repository of the source.",
+            "RunList",
+            Answer::Items(|| schema_for!(views::RunView)),
+            handler!(backups::start),
+        )
+    },
+    Route::get(
+        "/api/v1/backups/{id}",
+        "One snapshot with its manifest, by its id or the beginning of it.",
+        "SnapshotList",
+        Answer::Items(|| schema_for!(views::SnapshotView)),
+        handler!(backups::show),
+    ),
+    Route {
+        verb: Verb::Post,
+        status: 202,
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/backups/{id}/verify",
+            "Queues the reading of every byte of a snapshot.",
+            "RunList",
+            Answer::Items(|| schema_for!(views::RunView)),
+            handler!(backups::verify),
+        )
+    },
+    Route::get(
+        "/api/v1/runs/{id}",
+        "One run, by its id or the end of it.",
+        "RunList",
+        Answer::Items(|| schema_for!(views::RunView)),
+        handler!(backups::run),
+    ),
+    Route::get(
+        "/api/v1/config",
+        "What is declared and how the controller is configured; secrets are masked.",
+        "ConfigList",
+        Answer::Items(|| schema_for!(views::ConfigView)),
+        handler!(configuration::show),
+    ),
+    Route::get(
+        "/api/v1/sources/{name}/status",
+        "What would be lost of a source now, how long a restore takes, and when that was proven.",
+        "SourceStatusList",
+        Answer::Items(|| schema_for!(views::SourceStatusView)),
+        handler!(monitor::source),
+    ),
+    Route::get(
+        "/api/v1/monitor/quick",
+        "The state of all in a few numbers.",
+        "QuickList",
+        Answer::Items(|| schema_for!(views::QuickView)),
+        handler!(monitor::quick),
+    ),
+    Route::get(
+        "/api/v1/monitor/database",
+        "The state of each source.",
+        "SourceStatusList",
+        Answer::Items(|| schema_for!(views::SourceStatusView)),
+        handler!(monitor::database),
+    ),
+    Route::get(
+        "/api/v1/monitor/performance",
+        "How long runs take, how many fail, and what is under way.",
+        "PerformanceList",
+        Answer::Items(|| schema_for!(views::PerformanceView)),
+        handler!(monitor::performance),
+    ),
+    Route::get(
+        "/api/v1/monitor/overview",
+        "Health, counts and the state of each source together.",
+        "OverviewList",
+        Answer::Items(|| schema_for!(views::OverviewView)),
+        handler!(monitor::overview),
+    ),
+    Route {
+        query: &[AFTER],
+        ..Route::get(
+            "/api/v1/events",
+            "Changes of runs, snapshots, holds, definitions and agents as they happen (server-sent events).",
+            "",
+            Answer::Other("text/event-stream"),
+            handler!(events::watch),
+        )
+    },
+];
+
+async fn up(_: Call) -> Result<Reply, Failure> {
+    Ok(Reply::Document("text/plain; charset=utf-8", "ok\n".to_owned()))
+}
+
+async fn ready(call: Call) -> Result<Reply, Refusal> {
+    let core = call.core();
+    let is_readable = core.records.run(holdfast_model::ids::RunId::at(0, [0; 10])).await.is_ok();
+    if is_readable && !core.tasks.token().is_cancelled() {
+        return Ok(Reply::Document("text/plain; charset=utf-8", "ok\n".to_owned()));
+    }
+    let failure =
+        Failure::new(holdfast_model::ErrorCode::StateUnavailable, "the controller takes no work now");
+    Err(Refusal { status: StatusCode::SERVICE_UNAVAILABLE, failure })
+}
+
+async fn all_metrics(call: Call) -> Result<Reply, Failure> {
+    let families = metrics::collect(call.core()).await?;
+    Ok(Reply::Document(metrics::text::CONTENT_TYPE, metrics::text::render(&families)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::access::METHODS;
+
+    #[test]
+    fn every_route_has_exactly_one_row_in_the_table_of_access() {
+        let routes: Vec<String> = ROUTES.iter().map(Route::key).collect();
+        let rows: Vec<&str> =
+            METHODS.iter().map(|(path, _)| *path).filter(|path| !path.starts_with('/')).collect();
+        assert_eq!(rows.len(), routes.len());
+        let (routes, rows): (BTreeSet<&str>, BTreeSet<&str>) =
+            (routes.iter().map(String::as_str).collect(), rows.into_iter().collect());
+        assert_eq!(routes, rows);
+    }
+
+    #[test]
+    fn what_begins_something_can_be_repeated_and_answers_that_it_was_accepted() {
+        for route in ROUTES.iter().filter(|route| route.verb == Verb::Post) {
+            assert!(route.is_repeatable && route.status == 202, "{}", route.key());
+        }
+        assert!(ROUTES.iter().all(|route| route.verb == Verb::Post || route.body.is_none()));
+    }
+}
