@@ -104,7 +104,7 @@ impl Site {
             ))
         })?;
         self.rest.check_host(&request)?;
-        self.rest.check_origin(request.headers())?;
+        self.rest.check_origin(&request)?;
         match self.router.oneshot(request).await {
             Ok(response) => Ok(response),
             Err(never) => match never {},
@@ -138,16 +138,11 @@ impl Rest {
 
     /// A request for another host was sent here by a name that somebody else controls.
     fn check_host(&self, request: &Request<Body>) -> Result<(), Refusal> {
-        let mut hosts = request.headers().get_all(header::HOST).iter();
-        let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
-            (Some(authority), _, None) => authority.as_str(),
-            (None, Some(host), None) => host.to_str().unwrap_or_default(),
-            _ => "",
-        };
         let local = request.extensions().get::<ConnectionInfo>().map(|info| info.local.ip());
-        let name = host.parse::<http::uri::Authority>().map(|authority| authority.host().to_lowercase());
+        let name = host_of(request).parse::<http::uri::Authority>();
+        let name = name.map(|authority| authority.host().trim_matches(['[', ']']).to_lowercase());
         let is_ours = name.is_ok_and(|name| {
-            let address = name.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+            let address = name.parse::<IpAddr>().ok();
             let is_here = address.is_some() && address == local.map(|ip| ip.to_canonical());
             let is_this_machine =
                 name == "localhost" && local.is_some_and(|ip| ip.to_canonical().is_loopback());
@@ -163,14 +158,23 @@ impl Rest {
     }
 
     /// A browser says from which page a request comes; no page of another site has a reason to send one.
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let own = host.map(|host| format!("{}://{host}", self.scheme));
-        if own.as_deref().is_some_and(|own| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes())) {
+    fn check_origin(&self, request: &Request<Body>) -> Result<(), Refusal> {
+        let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+        let own = format!("{}://{}", self.scheme, host_of(request));
+        if origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()) {
             return Ok(());
         }
         Err(Failure::new(ErrorCode::RequestRefused, "the request comes from a page of another site").into())
+    }
+}
+
+/// The host that a request names, and its port; empty when it names none, or several.
+fn host_of(request: &Request<Body>) -> &str {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (request.uri().authority(), hosts.next(), hosts.next()) {
+        (Some(authority), _, None) => authority.as_str(),
+        (None, Some(host), None) => host.to_str().unwrap_or_default(),
+        _ => "",
     }
 }
 
@@ -330,4 +334,35 @@ async fn read_body(
         return Err(invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host_whatever_the_version_of_http() {
+        let host = |uri: &str, hosts: &[&'static str]| {
+            let mut request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+            for host in hosts {
+                request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
+            }
+            host_of(&request).to_owned()
+        };
+        // HTTP/2 names it in the address, HTTP/1.1 in a header.
+        assert_eq!(host("https://one:1/x", &[]), "one:1");
+        assert_eq!(host("https://one:1/x", &["two"]), "one:1");
+        assert_eq!(host("/x", &["one:1"]), "one:1");
+        assert_eq!(host("/x", &[]), "");
+        assert_eq!(host("/x", &["one", "two"]), "");
+        assert_eq!(host("https://one/x", &["one", "two"]), "");
+    }
+
+    #[test]
+    fn the_methods_of_a_path_are_those_of_its_routes() {
+        assert_eq!(allowed_at("/api/v1/backups"), "GET, POST");
+        assert_eq!(allowed_at("/api/v1/backups/x"), "GET");
+        assert_eq!(allowed_at("/api/v1/backups/x/verify"), "POST");
+        assert_eq!(allowed_at("/api/v1/backups/x/y/z"), "");
+    }
 }
