@@ -99,7 +99,7 @@ pub struct TelemetryConfig {
     /// Which share of the traces that begin here is recorded, 0 to 1. Those that begin elsewhere are recorded when they
     /// are there.
     pub sampled_share: f64,
-    /// Where traces go.
+    /// Where traces and metrics go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<OtlpConfig>,
 }
@@ -143,12 +143,19 @@ pub enum LogsFormat {
     Json,
 }
 
-/// Where traces go.
+/// Where traces and metrics go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OtlpConfig {
     /// Such as `http://127.0.0.1:4317`.
     pub endpoint: String,
+    /// How often metrics are sent there, in seconds.
+    #[serde(default = "a_minute")]
+    pub metrics_every_seconds: u32,
+}
+
+fn a_minute() -> u32 {
+    60
 }
 
 /// Where the fleet is declared, when a folder of this host does.
@@ -291,6 +298,13 @@ impl ControllerConfig {
                      {}, a loopback address is needed",
                     http.listen
                 ),
+            ));
+        }
+        let every = config.telemetry.otlp.as_ref().map_or(60, |otlp| otlp.metrics_every_seconds);
+        if !(1..=3600).contains(&every) {
+            return Err(Failure::new(
+                ErrorCode::FileInvalid,
+                format!("{file}: `telemetry.otlp.metrics_every_seconds` is {every}, 1 to 3600 are possible"),
             ));
         }
         let share = config.telemetry.sampled_share;

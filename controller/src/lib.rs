@@ -221,6 +221,9 @@ impl Controller {
                     .request(StopCause::Requested(format!("the server failed: {failure}")));
             }
         });
+        if let Some(otlp) = config.telemetry.otlp.clone() {
+            tasks.spawn("send metrics", OnEnd::Isolated, metrics::otlp::run(core.clone(), otlp));
+        }
         tasks.spawn("dispatcher", OnEnd::Essential, dispatcher::run(core.clone()));
         tasks.spawn("reaper", OnEnd::Essential, reaper::run(core.clone()));
         tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));

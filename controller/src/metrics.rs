@@ -5,6 +5,7 @@
 //! snapshots only the newest are looked at, again only when they changed.
 
 mod agents;
+pub(crate) mod otlp;
 mod repositories;
 mod runs;
 mod sources;

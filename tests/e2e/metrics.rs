@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdfast_controller::config::OtlpConfig;
 use holdfast_controller::metrics::{collect, text};
-use holdfast_model::metrics::MetricFamily;
 use holdfast_model::metrics::catalogue::CATALOGUE;
+use holdfast_model::metrics::{MetricFamily, MetricKind};
 use holdfast_proto::v1;
+use holdfast_tests::otlp::OtlpSink;
 use holdfast_tests::promtool::check_metrics;
+use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, TreeSpec};
 
 async fn metrics(fleet: &Fleet) -> Vec<MetricFamily> {
@@ -199,4 +202,48 @@ async fn every_metric_of_the_catalogue_is_filled_by_something() {
         all.difference(&filled).filter(|name| **name != "holdfast_run_progress_ratio").collect();
     assert!(missing.is_empty(), "{missing:?}");
     fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_the_values_that_are_shown() {
+    let sink = OtlpSink::start().await;
+    let mut fleet = fleet_with_source().await;
+    fleet.stop_controller().await;
+    let endpoint = sink.endpoint();
+    fleet.configure_controller(|config| {
+        config.telemetry.otlp = Some(OtlpConfig { endpoint, metrics_every_seconds: 1 });
+    });
+    fleet.start_controller().await;
+    fleet.until_connected("a1").await;
+    fleet.backup_well("tree", "full").await;
+    let shown = metrics(&fleet).await;
+    let before = sink.metrics().len();
+    // One that began after the backup.
+    let sent = async || sink.metrics().get(before + 1).cloned();
+    let sent = until_async("an export of metrics", PATIENCE, sent).await;
+    assert!(sent.iter().all(|value| value.service == "holdfast-controller"));
+    let names: BTreeSet<&str> = sent.iter().map(|value| value.name.as_str()).collect();
+    let expected: BTreeSet<String> = shown.iter().map(shown_name).collect();
+    assert_eq!(names, expected.iter().map(String::as_str).collect());
+    // What changes by itself is left out: ages, and the room on the disk.
+    let moves = ["potential_loss", "last_seen", "clock_skew", "free_bytes", "stored_bytes"];
+    for family in shown.iter().filter(|family| !moves.iter().any(|part| family.name.contains(part))) {
+        for sample in family.samples.iter().filter(|sample| ["", "_count"].contains(&sample.suffix)) {
+            let labels: Vec<_> =
+                sample.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let found =
+                sent.iter().find(|value| value.name == shown_name(family) && value.attributes == labels);
+            let found = found.unwrap_or_else(|| panic!("{} {labels:?} was not sent", family.name));
+            assert_eq!(found.value, sample.value, "{} {labels:?}", family.name);
+        }
+    }
+    fleet.stop().await;
+}
+
+/// The name of the sample that says most of a family.
+fn shown_name(family: &MetricFamily) -> String {
+    match family.kind {
+        MetricKind::Histogram => format!("{}_count", family.name),
+        MetricKind::Counter | MetricKind::Gauge => family.name.to_owned(),
+    }
 }

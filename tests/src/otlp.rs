@@ -1,9 +1,15 @@
-//! A collector of traces: takes what programs export over OTLP/gRPC and keeps it.
+//! A collector of traces and metrics: takes what programs export over OTLP/gRPC and keeps it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_runtime::{OnEnd, Shutdown, StopCause, TaskGroup};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -11,6 +17,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -45,8 +54,26 @@ impl CollectedSpan {
 pub struct OtlpSink {
     address: SocketAddr,
     spans: Spans,
+    metrics: Exports,
     shutdown: Shutdown,
 }
+
+/// One value as it was exported; of a histogram its count.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CollectedValue {
+    /// The program that exported it, by its `service.name`.
+    pub service: String,
+    /// The name that it has in Prometheus.
+    pub name: String,
+    /// Its attributes that are texts, in the order in which they came.
+    pub attributes: Vec<(String, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+/// What came with each export.
+#[derive(Debug, Clone, Default)]
+struct Exports(Arc<Mutex<Vec<Vec<CollectedValue>>>>);
 
 #[derive(Debug, Clone, Default)]
 struct Spans(Arc<Mutex<Vec<CollectedSpan>>>);
@@ -56,17 +83,23 @@ impl OtlpSink {
     pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there are free ports");
         let address = listener.local_addr().expect("a listener has an address");
-        let (spans, shutdown) = (Spans::default(), Shutdown::new());
+        let (spans, metrics, shutdown) = (Spans::default(), Exports::default(), Shutdown::new());
         let tasks = TaskGroup::new(&shutdown);
         let stop = tasks.token().clone().cancelled_owned();
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(spans.clone()))
+            .add_service(MetricsServiceServer::new(metrics.clone()))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop);
         drop(tasks.spawn("otlp sink", OnEnd::Isolated, server));
-        Self { address, spans, shutdown }
+        Self { address, spans, metrics, shutdown }
     }
 
-    /// Where programs send their traces.
+    /// The values of each export of metrics that came so far.
+    pub fn metrics(&self) -> Vec<Vec<CollectedValue>> {
+        self.metrics.0.lock().clone()
+    }
+
+    /// Where programs send their traces and metrics.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -106,6 +139,66 @@ impl TraceService for Spans {
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Exports {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let mut values = Vec::new();
+        for resource in request.into_inner().resource_metrics {
+            let of_program = texts(&resource.resource.unwrap_or_default().attributes);
+            let service = of_program.into_iter().find(|(key, _)| key == "service.name");
+            let service = service.map(|(_, name)| name).unwrap_or_default();
+            for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+                values.extend(values_of(&service, metric));
+            }
+        }
+        self.0.lock().push(values);
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+fn values_of(service: &str, metric: Metric) -> Vec<CollectedValue> {
+    let unit = match metric.unit.as_str() {
+        "s" => "_seconds",
+        "By" => "_bytes",
+        "1" => "_ratio",
+        _ => "",
+    };
+    let name = format!("{}{unit}", metric.name.replace('.', "_"));
+    let collected = |name: String, attributes: &[KeyValue], value: f64| CollectedValue {
+        service: service.to_owned(),
+        name,
+        attributes: texts(attributes),
+        value,
+    };
+    let number = |point: &NumberDataPoint| match point.value {
+        Some(Value::AsDouble(value)) => value,
+        _ => f64::NAN,
+    };
+    match metric.data {
+        Some(Data::Gauge(gauge)) => gauge
+            .data_points
+            .iter()
+            .map(|point| collected(name.clone(), &point.attributes, number(point)))
+            .collect(),
+        Some(Data::Sum(sum)) if sum.is_monotonic => {
+            let name = format!("{name}_total");
+            sum.data_points
+                .iter()
+                .map(|point| collected(name.clone(), &point.attributes, number(point)))
+                .collect()
+        }
+        Some(Data::Histogram(histogram)) => {
+            let name = format!("{name}_count");
+            let points = histogram.data_points.iter();
+            points.map(|point| collected(name.clone(), &point.attributes, point.count as f64)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
