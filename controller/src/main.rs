@@ -44,6 +44,8 @@ enum Command {
     /// Bring the state of a controller that is gone back from its copy in a repository, into an empty data folder.
     #[command(after_help = RECOVER_HELP)]
     Recover(Box<RecoverArguments>),
+    /// Print the alert rules for Prometheus.
+    Rules,
     /// Read the configuration, say what is wrong with it, and end.
     CheckConfig {
         /// The configuration file.
@@ -148,10 +150,11 @@ fn load(path: &std::path::Path) -> anyhow::Result<ControllerConfig> {
     Ok(ControllerConfig::load(path, environment)?)
 }
 
-#[expect(clippy::print_stdout, reason = "init and check-config print their result")]
+#[expect(clippy::print_stdout, reason = "init, rules and check-config print their result")]
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     install_crypto_provider();
     match arguments.command {
+        Command::Rules => print!("{}", include_str!("../../deploy/monitoring/alerts.yaml")),
         Command::CheckConfig { config } => {
             load(&config)?;
             println!("{}: ok", config.display());

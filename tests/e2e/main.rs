@@ -21,6 +21,7 @@ mod kill_points;
 mod kill_restores;
 mod kills;
 mod metrics;
+mod monitoring;
 mod partitions;
 mod policies;
 mod postgres;
