@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_model::Failure;
+use holdfast_model::data_watch::Severity;
 use holdfast_model::ids::{RepositoryName, SourceName};
 use holdfast_model::metrics::catalogue::Metric;
 use holdfast_model::objectives::ObjectiveState;
@@ -155,6 +156,11 @@ fn of_snapshots(
         families.set(Metric::BackupLastLogicalBytes, &labels, number(bytes));
         let added = newest.map_or(0, |record| record.stored_bytes);
         families.set(Metric::BackupLastAddedBytes, &labels, number(added));
+    }
+    for severity in [Severity::Warning, Severity::Critical] {
+        let anomalies = snapshots.first().map_or(&[][..], |record| &record.anomalies);
+        let count = anomalies.iter().filter(|found| found.severity == severity).count();
+        families.set(Metric::BackupAnomalies, &[name.as_str(), severity.as_str()], number(count as u64));
     }
     let restored = snapshots.iter().max_by_key(|record| record.proof.restored_at).map(|record| &record.proof);
     let at = restored.and_then(|proof| proof.restored_at);

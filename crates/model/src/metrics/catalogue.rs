@@ -69,6 +69,8 @@ catalogue! {
         "Bytes in the newest snapshot of a type; 0 when there is none.";
     BackupLastAddedBytes = Gauge "holdfast_backup_last_added_bytes" ["source", "type"]
         "Bytes that the newest snapshot of a type added to its repository; 0 when there is none.";
+    BackupAnomalies = Gauge "holdfast_backup_anomalies" ["source", "severity"]
+        "What looks wrong about the data of the newest snapshot beside the one before: rows, size, rewrites.";
     RestoreLastSuccess = Gauge "holdfast_restore_last_success_timestamp_seconds" ["source"]
         "When a snapshot of the source was last restored and agreed with its manifest; 0 for never.";
     RestoreRto = Gauge "holdfast_restore_rto_seconds" ["source"]
@@ -138,6 +140,7 @@ mod tests {
         "agent",
         "state",
         "level",
+        "severity",
         "direction",
         "version",
         "os",
