@@ -323,6 +323,35 @@ pub(crate) struct SourceStatusView {
     missed_slots: u64,
     /// When every byte of a snapshot was last read.
     verified_at: Option<Timestamp>,
+    /// Whether the source itself answers.
+    health: SourceHealthView,
+}
+
+/// Whether a source answers, and how fast.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct SourceHealthView {
+    /// ok, warning, critical or unknown.
+    state: String,
+    /// What is wrong.
+    problem: Option<String>,
+    /// How long its last answer took.
+    response_seconds: Option<f64>,
+    /// Bytes of log that it keeps.
+    log_bytes: Option<u64>,
+    /// When it was asked last.
+    checked_at: Option<Timestamp>,
+}
+
+impl From<v1::SourceHealth> for SourceHealthView {
+    fn from(health: v1::SourceHealth) -> Self {
+        Self {
+            state: health.state,
+            problem: filled(health.problem),
+            response_seconds: health.response_millis.map(seconds),
+            log_bytes: health.log_bytes,
+            checked_at: moment(health.checked_at),
+        }
+    }
 }
 
 /// A promise beside what is measured.
@@ -376,6 +405,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             paused: status.pause.is_some(),
             missed_slots: status.missed_slots,
             verified_at: moment(status.verified_at),
+            health: status.health.unwrap_or_default().into(),
         }
     }
 }
