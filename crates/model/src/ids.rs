@@ -105,6 +105,10 @@ names! {
     HookName, "hook";
     /// The name of a milestone.
     MilestoneName, "milestone";
+    /// The name of a channel of notifications.
+    ChannelName, "channel";
+    /// The name of an alert rule.
+    RuleName, "rule";
 }
 
 /// The source that copies of the controller's own state are snapshots of. No source of a fleet may have this name.

@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
-//! [`retention`], [`objectives`], [`text`].
+//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`text`].
 
+pub mod alert;
 pub mod data_watch;
 pub mod error_code;
 pub mod fleet;

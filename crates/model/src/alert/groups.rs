@@ -1,0 +1,159 @@
+//! Collects what one step has to tell, and makes one message of what belongs together.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::book::{Alert, Config, Head};
+use super::message::{Message, MessageKind, Told};
+use super::route::{GroupBy, Route};
+use super::{ObjectKind, Severity};
+use crate::ids::ChannelName;
+
+/// The most alerts in one message; more become further messages.
+const ALERTS_MAX: usize = 100;
+
+/// What the alerts of one message have in common: their route, and what the route groups by.
+type Group = (usize, Vec<String>);
+
+/// An alert that has not been told yet: its route's channels, and how long they wait.
+struct Waiting {
+    since: i64,
+    wait: i64,
+    alerts: Vec<(u64, Vec<ChannelName>)>,
+}
+
+/// What one step has to tell.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    told: BTreeMap<(MessageKind, ChannelName, Group), Vec<Told>>,
+    waiting: BTreeMap<Group, Waiting>,
+}
+
+/// The channels and the group of an alert whose wait is over.
+pub(super) struct Waited {
+    group: Group,
+    to: Vec<ChannelName>,
+}
+
+fn route_of<'a>(alert: &Alert, config: &'a Config) -> Option<(usize, &'a Route)> {
+    config.routes.iter().enumerate().find(|(_, route)| route.matches.fits(alert))
+}
+
+fn group_of(alert: &Alert, index: usize, route: &Route) -> Group {
+    let named = |kind: ObjectKind| {
+        let object =
+            std::iter::once(&alert.key.object).chain(&alert.needs).find(|object| object.kind == kind);
+        object.map_or(String::new(), |object| object.name.clone())
+    };
+    let part = |by: &GroupBy| match by {
+        GroupBy::Reason => alert.key.reason.clone(),
+        GroupBy::Severity => alert.severity.as_str().to_owned(),
+        GroupBy::Source => named(ObjectKind::Source),
+        GroupBy::Repository => named(ObjectKind::Repository),
+        GroupBy::Agent => named(ObjectKind::Agent),
+    };
+    (index, route.group_by.iter().map(part).collect())
+}
+
+impl Outgoing {
+    fn add(&mut self, kind: MessageKind, channel: &ChannelName, group: &Group, alert: &Alert) {
+        self.told.entry((kind, channel.clone(), group.clone())).or_default().push(Told::from(alert));
+    }
+
+    /// Whoever was told of the failure is told of its end, silenced or not.
+    pub(super) fn recovered(&mut self, alert: &Alert, config: &Config) {
+        let group = route_of(alert, config)
+            .map_or_else(|| (usize::MAX, Vec::new()), |(index, route)| group_of(alert, index, route));
+        for channel in &alert.told {
+            self.add(MessageKind::Recovered, channel, &group, alert);
+        }
+    }
+
+    /// An alert that fails and is not to be kept quiet.
+    pub(super) fn failing(&mut self, alert: &mut Alert, seconds: i64, config: &Config) {
+        let Some((index, route)) = route_of(alert, config) else { return };
+        let group = group_of(alert, index, route);
+        let to = if alert.to.is_empty() { route.to.clone() } else { alert.to.clone() };
+        let Some(told_first) = alert.times.told_first else {
+            let since = *alert.times.waiting.get_or_insert(seconds);
+            let wait = route.wait.secs();
+            let waiting = self.waiting.entry(group).or_insert(Waiting { since, wait, alerts: Vec::new() });
+            waiting.since = waiting.since.min(since);
+            waiting.alerts.push((alert.id, to));
+            return;
+        };
+        if alert.times.told_severity < Some(alert.severity) {
+            alert.times.told_severity = Some(alert.severity);
+            alert.times.told_last = seconds;
+            for channel in to {
+                let is_new = alert.told.insert(channel.clone());
+                let kind = if is_new { MessageKind::Failing } else { MessageKind::Worsened };
+                self.add(kind, &channel, &group, alert);
+            }
+            return;
+        }
+        if alert.ack.is_some() {
+            return;
+        }
+        for (number, step) in route.escalate.iter().enumerate().skip(alert.times.escalated) {
+            if seconds - told_first < step.after.secs() {
+                break;
+            }
+            alert.times.escalated = number + 1;
+            for channel in &step.to {
+                alert.told.insert(channel.clone());
+                self.add(MessageKind::Escalated, channel, &group, alert);
+            }
+        }
+        if seconds - alert.times.told_last >= route.repeat.secs() {
+            alert.times.told_last = seconds;
+            for channel in to.iter().filter(|channel| alert.told.contains(*channel)) {
+                self.add(MessageKind::Reminder, channel, &group, alert);
+            }
+        }
+    }
+
+    /// The alerts of the groups whose first one has waited long enough.
+    pub(super) fn ready(&mut self, seconds: i64) -> Vec<(u64, Waited)> {
+        let over = |group: &Waiting| seconds - group.since >= group.wait;
+        let waiting = std::mem::take(&mut self.waiting).into_iter().filter(|(_, waiting)| over(waiting));
+        waiting
+            .flat_map(|(group, waiting)| {
+                let with_group = move |(id, to)| (id, Waited { group: group.clone(), to });
+                waiting.alerts.into_iter().map(with_group)
+            })
+            .collect()
+    }
+
+    /// The first word of a failure.
+    pub(super) fn first_word(&mut self, alert: &mut Alert, seconds: i64, waited: &Waited) {
+        alert.times.waiting = None;
+        alert.times.told_first = Some(seconds);
+        alert.times.told_last = seconds;
+        alert.times.told_severity = Some(alert.severity);
+        for channel in &waited.to {
+            alert.told.insert(channel.clone());
+            self.add(MessageKind::Failing, channel, &waited.group, alert);
+        }
+    }
+
+    /// The messages, in an order that depends on nothing but what is in them.
+    pub(super) fn messages(self, head: &mut Head, now: Timestamp) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for ((kind, channel, _), mut alerts) in self.told {
+            alerts.sort_by_key(|alert| (std::cmp::Reverse::<Severity>(alert.severity), alert.id));
+            for part in alerts.chunks(ALERTS_MAX) {
+                head.messages += 1;
+                messages.push(Message {
+                    id: format!("{:012x}-{}", now.as_millisecond(), head.messages),
+                    channel: channel.clone(),
+                    kind,
+                    at: now,
+                    alerts: part.to_vec(),
+                });
+            }
+        }
+        messages
+    }
+}
