@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{CliError, CliResult};
 use crate::output::text::size;
 use crate::settings::{ConnectionChoice, Surroundings};
-use crate::suggest;
+use holdfast_model::text::nearest;
 
 /// The variable that names the file.
 pub(crate) const FILE_VARIABLE: &str = "HOLDFAST_CONTEXTS_FILE";
@@ -250,7 +250,7 @@ fn no_context(contexts: &Contexts) -> CliError {
 /// The error about a context that does not exist.
 pub(crate) fn unknown(name: &str, contexts: &Contexts) -> CliError {
     let error = CliError::new(ErrorCode::NotFound, format!("there is no context {name:?}"));
-    match suggest::name(name, contexts.contexts.keys().map(String::as_str)) {
+    match nearest(name, contexts.contexts.keys().map(String::as_str)) {
         Some(near) => error.because(format!("did you mean {near:?}?")).then("holdfast context list"),
         None => error.then("holdfast context list"),
     }

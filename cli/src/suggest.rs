@@ -1,5 +1,7 @@
 //! What somebody probably meant.
 
+use holdfast_model::text::distance;
+
 /// Words of other tools, and what they are called here.
 const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("check", "doctor"),
@@ -59,38 +61,6 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// How many letters must be inserted, removed, replaced or exchanged with their neighbour.
-pub(crate) fn distance(one: &str, other: &str) -> usize {
-    let one: Vec<char> = one.chars().collect();
-    let other: Vec<char> = other.chars().collect();
-    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
-    for (index, row) in rows.iter_mut().enumerate() {
-        row[0] = index;
-    }
-    rows[0] = (0..=other.len()).collect();
-    for i in 1..=one.len() {
-        for j in 1..=other.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[one.len()][other.len()]
-}
-
-/// The name nearest to what was typed, among names that exist.
-pub(crate) fn name<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .into_iter()
-        .map(|name| (distance(typed, name), name))
-        .filter(|(distance, name)| *distance <= (name.len() / 3).clamp(1, 3))
-        .min()
-        .map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +91,5 @@ mod tests {
     #[test]
     fn nothing_is_suggested_for_anything_else() {
         assert_eq!(command("frobnicate", "", &paths()), None);
-        assert_eq!(name("zzz", ["prod", "staging"]), None);
-        assert_eq!(name("prd", ["prod", "staging"]), Some("prod"));
     }
 }

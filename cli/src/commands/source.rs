@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_model::ErrorCode;
 use holdfast_model::fleet::{Fleet, to_yaml};
+use holdfast_model::text::nearest;
 use holdfast_proto::v1;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,6 @@ use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::text::{plain, size};
 use crate::output::{Align, Column, Look, Record, Tone, format};
-use crate::suggest;
 use crate::views::fleet::SourceView;
 use crate::views::moment;
 
@@ -48,7 +48,7 @@ pub(super) async fn definition(client: &Client, name: &str) -> CliResult<SourceV
         _ => {
             let all = definitions(client, "").await?;
             let error = CliError::new(ErrorCode::NotFound, format!("there is no source {name:?}"));
-            Err(match suggest::name(name, all.iter().map(|view| view.name.as_str())) {
+            Err(match nearest(name, all.iter().map(|view| view.name.as_str())) {
                 Some(near) => error.because(format!("did you mean {near:?}?")),
                 None => error,
             }

@@ -11,13 +11,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod book;
+pub mod channel;
+pub mod expression;
 mod groups;
 pub mod message;
 pub mod route;
+pub mod rule;
 
 pub use book::{Alert, Book, Config, Seen, step};
+pub use channel::{Channel, Way};
 pub use message::{Message, MessageKind};
 pub use route::{Match, Route, Routing, Silence};
+pub use rule::AlertRule;
 
 /// What kind of thing an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -9,8 +9,9 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::alert::{AlertRule, Channel, Route, Routing, Silence};
 use crate::error_code::{ErrorCode, Failure};
-use crate::ids::{AgentName, PolicyName, RepositoryName, SourceName};
+use crate::ids::{AgentName, ChannelName, PolicyName, RepositoryName, RuleName, SourceName};
 use crate::policy::Policy;
 use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
@@ -23,6 +24,9 @@ pub use position::locate;
 
 /// The value of `api:` in every file.
 pub const API: &str = "holdfast/v1";
+
+/// The name of the routes among the notifications.
+pub const ROUTES: &str = "routes";
 
 /// The largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
@@ -42,6 +46,15 @@ pub struct Fleet {
     /// What is declared of agents, by name. Enrolment is not declared, it is done.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub agents: BTreeMap<AgentName, AgentSpec>,
+    /// Channels of notifications by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels: BTreeMap<ChannelName, Channel>,
+    /// Who is told of what: under the name [`ROUTES`], or not at all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notifications: BTreeMap<RuleName, Routing>,
+    /// Rules of alerts by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alerts: BTreeMap<RuleName, AlertRule>,
 }
 
 /// What is declared of an agent.
@@ -73,6 +86,42 @@ pub struct FleetDocument {
     /// Agents by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub agents: BTreeMap<AgentName, AgentSpec>,
+    /// Who is told of what, and by which way.
+    #[serde(default, skip_serializing_if = "Notifications::is_empty")]
+    pub notifications: Notifications,
+    /// Rules of alerts by name: changes of those that are built in, and one's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alerts: BTreeMap<RuleName, AlertRule>,
+}
+
+/// Who is told of what, and by which way, as it is written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Notifications {
+    /// Channels by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<ChannelName, crate::alert::channel::ChannelDocument>")]
+    pub channels: BTreeMap<ChannelName, Channel>,
+    /// The first that fits an alert decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Silences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silences: Vec<Silence>,
+}
+
+impl Notifications {
+    fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.routes.is_empty() && self.silences.is_empty()
+    }
+
+    fn routing(&mut self) -> Option<Routing> {
+        let routing = Routing {
+            routes: std::mem::take(&mut self.routes),
+            silences: std::mem::take(&mut self.silences),
+        };
+        (routing != Routing::default()).then_some(routing)
+    }
 }
 
 /// A file of the fleet: its name for messages, and its text.
@@ -231,6 +280,22 @@ pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
                 fleet.agents.insert(name, agent);
             }
         }
+        let mut notifications = document.notifications;
+        if let (Some(routing), Ok(name)) = (notifications.routing(), RuleName::new(ROUTES))
+            && take("the part of notifications:", ROUTES)
+        {
+            fleet.notifications.insert(name, routing);
+        }
+        for (name, channel) in notifications.channels {
+            if take("channel", name.as_str()) {
+                fleet.channels.insert(name, channel);
+            }
+        }
+        for (name, rule) in document.alerts {
+            if take("alert", name.as_str()) {
+                fleet.alerts.insert(name, rule);
+            }
+        }
     }
     let mut wrong = fleet.check_definitions();
     locate(&mut wrong, files);
@@ -239,6 +304,11 @@ pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
 }
 
 impl Fleet {
+    /// Routes and silences as declared.
+    pub fn routing(&self) -> Option<&Routing> {
+        self.notifications.values().next()
+    }
+
     /// One definition as a document of the schema of its kind.
     pub fn get_json(&self, kind: &str, name: &str) -> Option<serde_json::Value> {
         fn find<K: Ord + std::str::FromStr, V: Serialize>(
@@ -252,6 +322,9 @@ impl Fleet {
             "policies" => find(&self.policies, name),
             "sources" => find(&self.sources, name),
             "agents" => find(&self.agents, name),
+            "channels" => find(&self.channels, name),
+            "notifications" => find(&self.notifications, name),
+            "alerts" => find(&self.alerts, name),
             _ => None,
         }
     }
@@ -275,6 +348,9 @@ impl Fleet {
             "policies" => enter(&mut self.policies, name, spec),
             "sources" => enter(&mut self.sources, name, spec),
             "agents" => enter(&mut self.agents, name, spec),
+            "channels" => enter(&mut self.channels, name, spec),
+            "notifications" => enter(&mut self.notifications, name, spec),
+            "alerts" => enter(&mut self.alerts, name, spec),
             other => Err(format!("there is no kind {other:?}")),
         }
     }
@@ -286,6 +362,9 @@ impl Fleet {
             "policies" => self.policies.retain(|key, _| key.as_str() != name),
             "sources" => self.sources.retain(|key, _| key.as_str() != name),
             "agents" => self.agents.retain(|key, _| key.as_str() != name),
+            "channels" => self.channels.retain(|key, _| key.as_str() != name),
+            "notifications" => self.notifications.retain(|key, _| key.as_str() != name),
+            "alerts" => self.alerts.retain(|key, _| key.as_str() != name),
             _ => {}
         }
     }
@@ -323,6 +402,9 @@ pub fn diff(current: &Fleet, wanted: &Fleet, prune: bool) -> Vec<Change> {
     diff_kind("policies", &current.policies, &wanted.policies, prune, &mut changes);
     diff_kind("sources", &current.sources, &wanted.sources, prune, &mut changes);
     diff_kind("agents", &current.agents, &wanted.agents, prune, &mut changes);
+    diff_kind("channels", &current.channels, &wanted.channels, prune, &mut changes);
+    diff_kind("notifications", &current.notifications, &wanted.notifications, prune, &mut changes);
+    diff_kind("alerts", &current.alerts, &wanted.alerts, prune, &mut changes);
     changes
 }
 
@@ -352,6 +434,24 @@ impl Definition for Source {
 impl Definition for AgentSpec {
     fn loses_protection(&self, _: &Self) -> bool {
         false
+    }
+}
+
+impl Definition for Channel {
+    fn loses_protection(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Definition for Routing {
+    fn loses_protection(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Definition for AlertRule {
+    fn loses_protection(&self, old: &Self) -> bool {
+        old.enabled && !self.enabled
     }
 }
 
@@ -416,6 +516,12 @@ pub fn to_yaml(fleet: &Fleet) -> String {
         policies: fleet.policies.clone(),
         sources: fleet.sources.clone(),
         agents: fleet.agents.clone(),
+        notifications: Notifications {
+            channels: fleet.channels.clone(),
+            routes: fleet.routing().map(|routing| routing.routes.clone()).unwrap_or_default(),
+            silences: fleet.routing().map(|routing| routing.silences.clone()).unwrap_or_default(),
+        },
+        alerts: fleet.alerts.clone(),
     };
     serde_saphyr::to_string(&document).unwrap_or_else(|error| format!("# not written: {error}\n"))
 }

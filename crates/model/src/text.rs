@@ -40,6 +40,38 @@ pub fn counted(n: u64, noun: &str) -> String {
     }
 }
 
+/// How many letters must be inserted, removed, replaced or exchanged with their neighbour.
+pub fn distance(one: &str, other: &str) -> usize {
+    let one: Vec<char> = one.chars().collect();
+    let other: Vec<char> = other.chars().collect();
+    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for (index, row) in rows.iter_mut().enumerate() {
+        row[0] = index;
+    }
+    rows[0] = (0..=other.len()).collect();
+    for i in 1..=one.len() {
+        for j in 1..=other.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
+            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = least;
+        }
+    }
+    rows[one.len()][other.len()]
+}
+
+/// The name nearest to what was typed, among names that exist.
+pub fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|name| (distance(typed, name), name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).clamp(1, 3))
+        .min()
+        .map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +94,11 @@ mod tests {
     fn one_is_not_many() {
         assert_eq!([0, 1, 2000].map(|n| counted(n, "file")), ["0 files", "1 file", "2,000 files"]);
         assert_eq!([1, 2].map(|n| counted(n, "entry")), ["1 entry", "2 entries"]);
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        assert_eq!(nearest("zzz", ["prod", "staging"]), None);
+        assert_eq!(nearest("prd", ["prod", "staging"]), Some("prod"));
     }
 }

@@ -7,6 +7,8 @@ use crate::source::Source;
 
 use super::{Fleet, FleetError};
 
+mod alerts;
+
 /// An error of a definition, by its path; [`super::locate`] finds the line.
 fn at_definition(code: ErrorCode, path: String, message: String) -> FleetError {
     FleetError { code, file: path, position: None, message }
@@ -44,6 +46,7 @@ impl Fleet {
                 at_definition(problem.code, format!("policies.{name}{key}"), problem.message)
             }));
         }
+        errors.extend(alerts::definitions(self));
         errors
     }
 
@@ -89,6 +92,7 @@ impl Fleet {
             }
         }
         errors.extend(self.promises_to_known(known));
+        errors.extend(alerts::references(self, known));
         errors
     }
 
@@ -119,6 +123,7 @@ impl Fleet {
         let mut sources = self.sources.iter();
         let mut policies = self.policies.iter();
         match kind {
+            "channels" => alerts::user_of_channel(self, removed),
             "repositories" => sources
                 .find(|(_, source)| names(&source.to))
                 .map(|(source, _)| {

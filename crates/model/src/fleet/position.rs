@@ -103,7 +103,10 @@ pub fn locate(errors: &mut [FleetError], files: &[FleetFile]) {
 /// have dots in them; keys never do.
 fn find(root: &Place, path: &str) -> Option<(u64, u64)> {
     let (kind, rest) = path.split_once('.')?;
-    let definitions = root.keys.get(kind)?;
+    let definitions = match kind {
+        "channels" => root.keys.get("notifications")?.keys.get(kind)?,
+        _ => root.keys.get(kind)?,
+    };
     let fits = |name: &str| rest == name || rest.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
     let (name, definition) =
         definitions.keys.iter().filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len())?;

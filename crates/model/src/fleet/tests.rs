@@ -122,3 +122,164 @@ fn a_diff_names_what_changes_and_marks_what_is_dangerous() {
     assert!(!changes[0].dangerous && changes[1].dangerous);
     assert_eq!(diff(&current, &wanted, false).len(), 1, "without prune nothing is removed");
 }
+
+const ALERTS: &str = r#"
+api: holdfast/v1
+notifications:
+  channels:
+    ding: { type: dingtalk, webhook: { file: /run/ding }, secret: { env: SIGN }, at_mobiles: ["13800000000"], at_all: true, language: zh-CN }
+    slack: { type: slack, webhook: { file: /run/slack } }
+    mail: { type: email, to: [dba@example.com], smtp: { host: mail.example.com, user: holdfast, password: { file: /run/smtp } } }
+    hook: { type: webhook, url: "https://cmdb.example.com/hook", signing_key: { file: /run/key }, template: "{{ title }}" }
+    dead.man: { type: ping, url: { file: /run/ping }, every: 5m }
+    log: { type: log }
+  routes:
+    - match: { labels: { tier: "1" }, severity: critical }
+      to: [ding, slack]
+      repeat: 1h
+      escalate: [ { after: 30m, to: [mail] } ]
+    - match: { severity: [critical, warning] }
+      to: [slack]
+      group_by: [repository, reason]
+      wait: 5s
+  silences:
+    - { match: { source: old }, until: 2026-12-01T00:00:00Z, reason: migration, by: li.wei }
+alerts:
+  drill-overdue: { severity: critical, for: 1d }
+  slow: { expr: "holdfast_potential_loss_seconds > 600 for 5m", message: "loses {{ value }} s", to: [hook] }
+"#;
+
+#[test]
+fn notifications_and_alerts_read_back_unchanged() {
+    let fleet = read(ALERTS).unwrap();
+    assert_eq!((fleet.channels.len(), fleet.routing().unwrap().routes.len(), fleet.alerts.len()), (6, 2, 2));
+    assert_eq!(fleet.check_references(&Fleet::default()), []);
+    let text = to_yaml(&fleet);
+    assert_eq!(read(&text).unwrap(), fleet, "{text}");
+    let mut entered = Fleet::default();
+    for path in diff(&entered.clone(), &fleet, false) {
+        let (kind, name) = path.path.split_once('.').unwrap();
+        entered.insert_json(kind, name, fleet.get_json(kind, name).unwrap()).unwrap();
+    }
+    assert_eq!(entered, fleet);
+    assert_eq!(json_schema()["$defs"]["Channel"]["additionalProperties"], false);
+}
+
+/// The only problem of a file that differs from the good one in one place.
+fn wrong(good: &str, bad: &str) -> (ErrorCode, String) {
+    assert!(ALERTS.contains(good), "{good}");
+    only_error(&ALERTS.replace(good, bad))
+}
+
+#[test]
+fn what_is_wrong_with_a_channel_is_said_with_its_place() {
+    for (good, bad, code, message) in [
+        ("template: \"{{ title }}\"", "temlate: x", ErrorCode::FileUnknownKey, "fleet.yaml:8:"),
+        (
+            "{ type: log }",
+            "{ type: log, every: 5m }",
+            ErrorCode::FileInvalid,
+            "`every` does not apply to a channel with type log",
+        ),
+        (
+            "webhook: { file: /run/slack }",
+            "webhook: \"https://canary-1\"",
+            ErrorCode::PlaintextSecret,
+            "a secret is never written here",
+        ),
+        (
+            "url: { file: /run/ping }",
+            "url: \"https://canary-1\"",
+            ErrorCode::FileInvalid,
+            "is a secret: give a reference",
+        ),
+        (
+            "https://cmdb.example.com/hook",
+            "file:///etc/passwd",
+            ErrorCode::FileInvalid,
+            "`url` is \"file:///etc/passwd\"",
+        ),
+        ("https://cmdb.example.com/hook", "gopher://x/", ErrorCode::FileInvalid, "`url` is \"gopher://x/\""),
+        (
+            "https://cmdb.example.com/hook",
+            "https://u:canary-1@h/",
+            ErrorCode::FileInvalid,
+            "`url` is \"…@h/\"",
+        ),
+        (
+            "to: [dba@example.com]",
+            "to: [\"a@b\\nBcc: c@d\"]",
+            ErrorCode::FileInvalid,
+            "is not a mail address",
+        ),
+        ("to: [dba@example.com]", "to: []", ErrorCode::FileInvalid, "`to` is empty or too long"),
+        (
+            "host: mail.example.com,",
+            "host: mail.example.com, tls: none,",
+            ErrorCode::FileInvalid,
+            "`smtp.tls` is none: that is possible only",
+        ),
+        ("user: holdfast, ", "", ErrorCode::FileInvalid, "are given both, or neither"),
+        ("\"13800000000\"", "\"1380'\"", ErrorCode::FileInvalid, "`at_mobiles` has \"1380'\""),
+        (
+            "{ type: log }",
+            "{ type: slack }",
+            ErrorCode::FileInvalid,
+            "a channel with type slack needs `webhook`",
+        ),
+    ] {
+        let (found, text) = wrong(good, bad);
+        assert_eq!(found, code, "{text}");
+        assert!(text.starts_with("fleet.yaml:") && text.contains(message), "{text}");
+        assert!(!text.contains("canary-1"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_rule_is_said_with_its_place_and_a_suggestion() {
+    for (good, bad, message) in [
+        (
+            "_loss_seconds > 600",
+            "_los_seconds > 600",
+            "fleet.yaml:24:17: alerts.slow.expr: \"holdfast_potential_los_seconds > 600 for 5m\" at character 1: there is no metric `holdfast_potential_los_seconds`; did you mean `holdfast_potential_loss_seconds`?",
+        ),
+        (
+            "message: \"loses",
+            "for: 1m, message: \"loses",
+            "fleet.yaml:24:70: alerts.slow.for: is given in `expr` already",
+        ),
+        (
+            "  drill-overdue:",
+            "  dril-overdue:",
+            "fleet.yaml:23:17: alerts.dril-overdue: there is no built-in rule dril-overdue, and it has no `expr` of its own; did you mean drill-overdue?",
+        ),
+        ("  slow:", "  agent-down:", "fleet.yaml:24:"),
+        ("for: 1d }", "within: 1d }", "fleet.yaml:23:"),
+        ("to: [ding, slack]", "to: []", "fleet.yaml:12:5: notifications.routes: `to` of route 1 is empty"),
+        ("reason: migration", "reason: \"\"", "fleet.yaml:"),
+    ] {
+        let errors = read(&ALERTS.replace(good, bad)).unwrap_err();
+        assert!(errors[0].to_string().starts_with(message), "{}", errors[0]);
+    }
+}
+
+#[test]
+fn channels_that_are_named_must_exist_and_take_messages() {
+    for (good, bad, message) in [
+        ("to: [hook]", "to: [hok]", "alerts.slow: `to` names channel hok, which does not exist"),
+        (
+            "after: 30m, to: [mail]",
+            "after: 30m, to: [dead.man]",
+            "notifications.routes: `to` names channel dead.man, which gives signs of life only",
+        ),
+    ] {
+        let errors = read(&ALERTS.replace(good, bad)).unwrap().check_references(&Fleet::default());
+        assert_eq!(errors[0].to_string(), message);
+    }
+    let mut fleet = read(ALERTS).unwrap();
+    fleet.remove("channels", "mail");
+    assert_eq!(
+        fleet.user_of("channels.mail").unwrap(),
+        "channel mail can not be removed: notifications.routes names it"
+    );
+}
