@@ -15,6 +15,7 @@ pub mod channel;
 pub mod expression;
 mod groups;
 pub mod message;
+pub mod render;
 pub mod route;
 pub mod rule;
 

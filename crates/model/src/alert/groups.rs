@@ -74,7 +74,10 @@ impl Outgoing {
     pub(super) fn failing(&mut self, alert: &mut Alert, seconds: i64, config: &Config) {
         let Some((index, route)) = route_of(alert, config) else { return };
         let group = group_of(alert, index, route);
-        let to = if alert.to.is_empty() { route.to.clone() } else { alert.to.clone() };
+        let mut to = if alert.to.is_empty() { route.to.clone() } else { alert.to.clone() };
+        // A channel that does not deliver is spoken of on the others.
+        let object = &alert.key.object;
+        to.retain(|channel| object.kind != ObjectKind::Channel || object.name != channel.as_str());
         let Some(told_first) = alert.times.told_first else {
             let since = *alert.times.waiting.get_or_insert(seconds);
             let wait = route.wait.secs();
@@ -146,7 +149,7 @@ impl Outgoing {
             for part in alerts.chunks(ALERTS_MAX) {
                 head.messages += 1;
                 messages.push(Message {
-                    id: format!("{:012x}-{}", now.as_millisecond(), head.messages),
+                    id: format!("{:012x}-{:08}", now.as_millisecond(), head.messages),
                     channel: channel.clone(),
                     kind,
                     at: now,

@@ -249,3 +249,13 @@ fn a_rule_may_name_its_own_channels() {
     assert_eq!(told(&watch.see_for(2, &own)), [("mail", Failing, 1)]);
     assert_eq!(told(&watch.see(&[])), [("mail", Recovered, 1)]);
 }
+
+#[test]
+fn a_channel_that_does_not_deliver_is_spoken_of_on_the_others() {
+    let mut watch = Watch::new();
+    let key =
+        AlertKey { object: object(ObjectKind::Channel, "ding"), reason: "notifications-failing".to_owned() };
+    let bad = [Observation { key, ..observed("unused", "unused") }];
+    assert_eq!(told(&watch.see_for(2, &bad)), [("slack", Failing, 1)]);
+    assert_eq!(told(&watch.see(&[])), [("slack", Recovered, 1)]);
+}
