@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["agent", "common", "data", "fleet", "policy", "run", "snapshot", "status"]
+    let files = ["agent", "alert", "common", "data", "fleet", "policy", "run", "snapshot", "status"]
         .map(|name| format!("holdfast/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=holdfast");
     let mut compiler = protox::Compiler::new(["."])?;

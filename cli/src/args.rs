@@ -1,6 +1,7 @@
 //! The command line as clap reads it: what can be said, and the help that says so.
 
 pub mod access;
+pub mod alert;
 pub mod backup;
 pub mod demo;
 pub mod fleet;
@@ -75,6 +76,12 @@ pub enum Command {
     /// Follow, stop and repeat what the fleet does
     #[command(subcommand, arg_required_else_help = true)]
     Run(run::RunCommand),
+    /// See what is wrong, say that you have seen it, keep it quiet for a time
+    #[command(subcommand, arg_required_else_help = true)]
+    Alert(alert::AlertCommand),
+    /// See how people are told, and test it
+    #[command(subcommand, arg_required_else_help = true)]
+    Notify(alert::NotifyCommand),
     /// Look at policies, and at what they will do by themselves
     #[command(subcommand, arg_required_else_help = true)]
     Policy(policy::PolicyCommand),

@@ -1,6 +1,7 @@
 //! One file per noun: arguments → calls → output.
 
 mod agent;
+mod alert;
 mod audit;
 mod backup;
 mod backup_show;
@@ -10,6 +11,7 @@ mod doctor;
 mod explain;
 mod fleet_files;
 mod fleet_init;
+mod notify;
 mod policy;
 mod repo;
 mod restore;
@@ -36,6 +38,8 @@ pub(crate) async fn dispatch(app: &mut App, command: Command) -> CliResult {
         Command::Backup(command) => backup::backup(app, command).await,
         Command::Restore(command) => restore::restore(app, command).await,
         Command::Run(command) => run::run(app, command).await,
+        Command::Alert(command) => alert::alert(app, command).await,
+        Command::Notify(command) => notify::notify(app, command).await,
         Command::Policy(command) => policy::policy(app, command).await,
         Command::Source(command) => source::source(app, command).await,
         Command::Repo(command) => repo::repo(app, command).await,

@@ -1,7 +1,9 @@
 //! How a handler looks: parse → decide → store → translate. Wire types stop here.
 
 pub mod agents;
+pub mod alerts;
 pub mod fleet;
+pub mod notify;
 pub mod policies;
 pub mod repositories;
 pub mod restores;

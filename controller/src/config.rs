@@ -11,6 +11,8 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::telemetry::{LogFormat, TelemetrySettings};
 use serde::{Deserialize, Serialize};
 
+use crate::notify::Network;
+
 /// Beginning of the environment variables that override keys: `HOLDFAST_CONTROLLER__GRPC__LISTEN`.
 pub const ENVIRONMENT_PREFIX: &str = "HOLDFAST_CONTROLLER__";
 
@@ -43,6 +45,19 @@ pub struct ControllerConfig {
     /// How the controller's own state is copied to a repository.
     #[serde(default)]
     pub self_backup: SelfBackupConfig,
+    /// How people are told.
+    #[serde(default)]
+    pub notifications: NotificationsConfig,
+}
+
+/// How people are told; whom and of what is declared with the fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NotificationsConfig {
+    /// The environment that messages name when the label `env` of a source does not.
+    pub environment: String,
+    /// Addresses that are not public and may be sent to all the same, such as `10.1.0.0/16`.
+    pub allow_addresses: Vec<Network>,
 }
 
 /// Where gRPC is served.
@@ -248,6 +263,7 @@ impl ControllerConfig {
             limits: LimitsConfig::default(),
             fleet: FleetConfig::default(),
             self_backup: SelfBackupConfig::default(),
+            notifications: NotificationsConfig::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 
 use crate::agents::Agents;
+use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{FleetConfig, LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
@@ -18,6 +19,9 @@ use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
 use crate::maintenance;
 use crate::metrics::MetricsCache;
+use crate::notify::Notifier;
+use crate::notify::liveness::Liveness;
+use crate::notify::outbox::Outbox;
 use crate::pki::Authority;
 use crate::records::Records;
 use crate::repositories::{OpenRepository, Repositories};
@@ -63,6 +67,14 @@ pub struct Core {
     pub catalog: Catalog,
     /// Open repositories.
     pub repositories: Repositories,
+    /// Which parts do their work.
+    pub liveness: Liveness,
+    /// What is wrong, and who was told.
+    pub alerts: Alerts,
+    /// What is still to be told.
+    pub outbox: Outbox,
+    /// Tells it.
+    pub notifier: Notifier,
     /// The certificate authority.
     pub authority: Authority,
     /// What is kept between two collections of metrics.

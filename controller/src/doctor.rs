@@ -48,6 +48,7 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     examine_repositories(core, &mut findings).await?;
     examine_agents(core, &mut findings).await?;
     examine_sources(core, &mut findings).await?;
+    examine_channels(core, &mut findings);
     let rank = |finding: &v1::Finding| match finding.outcome.as_str() {
         "failed" => 0,
         "warning" => 1,
@@ -113,7 +114,7 @@ async fn examine_self_backup(core: &Arc<Core>, findings: &mut Findings) -> Resul
 }
 
 fn area_rank(area: &str) -> usize {
-    ["controller", "time", "key", "repository", "agent", "source"]
+    ["controller", "time", "key", "repository", "agent", "source", "channel"]
         .iter()
         .position(|known| *known == area)
         .unwrap_or(9)
@@ -195,6 +196,33 @@ async fn examine_agents(core: &Arc<Core>, findings: &mut Findings) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Who is not told of a failure thinks that there is none.
+fn examine_channels(core: &Core, findings: &mut Findings) {
+    let current = core.definitions.current();
+    if !current.fleet.channels.values().any(holdfast_model::alert::Channel::takes_messages) {
+        let message = "none is declared: nobody is told when something is wrong".to_owned();
+        findings.add("channel", "", "not_set", message, "holdfast notify list".to_owned());
+    }
+    let states = core.outbox.states();
+    for name in current.fleet.channels.keys() {
+        let failing = states.get(name).filter(|state| state.failing_since.is_some());
+        match failing {
+            Some(state) => {
+                let error = state.last_error.as_deref().unwrap_or("no answer");
+                let message = format!("does not deliver: {error}");
+                findings.add(
+                    "channel",
+                    name.as_str(),
+                    "failed",
+                    message,
+                    format!("holdfast notify test {name}"),
+                );
+            }
+            None => findings.add("channel", name.as_str(), "ok", "delivers".to_owned(), String::new()),
+        }
+    }
 }
 
 async fn examine_sources(core: &Arc<Core>, findings: &mut Findings) -> Result<(), Failure> {

@@ -99,6 +99,7 @@ pub fn plan(
         known.remove(kind, name);
     }
     let mut errors = wanted.check_references(&known);
+    errors.extend(crate::notify::check_templates(&wanted));
     fleet::locate(&mut errors, files);
     if !errors.is_empty() {
         return Err(errors);

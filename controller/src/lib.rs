@@ -10,6 +10,7 @@
 //! | durable state | [`store`], [`records`], [`agents`], [`run_logs`] |
 //! | schedules | [`schedules`], [`scheduler`] |
 //! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
+//! | alerts | [`alerts`] judges, [`notify`] tells |
 //! | once a day | [`upkeep`] |
 //! | how sources stand | [`source_status`], [`health`], [`doctor`] |
 //! | its own safety | [`self_backup`], [`recover`] |
@@ -19,6 +20,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod alerts;
 pub mod api;
 pub mod catalog;
 pub mod config;
@@ -38,6 +40,7 @@ pub mod http_server;
 pub mod import;
 pub mod maintenance;
 pub mod metrics;
+pub mod notify;
 pub mod pki;
 pub mod reaper;
 pub mod records;
@@ -75,6 +78,7 @@ use tokio::net::TcpListener;
 
 use crate::access::Role;
 use crate::agents::Agents;
+use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 pub use crate::config::ControllerConfig;
 use crate::core::Core;
@@ -82,6 +86,9 @@ use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
 use crate::metrics::MetricsCache;
+use crate::notify::Notifier;
+use crate::notify::liveness::Liveness;
+use crate::notify::outbox::Outbox;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
@@ -229,6 +236,8 @@ impl Controller {
         tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));
         tasks.spawn("fleet-folder", OnEnd::Essential, fleet_folder::run(core.clone()));
         tasks.spawn("health", OnEnd::Essential, health::run(core.clone()));
+        tasks.spawn("alerts", OnEnd::Essential, alerts::run(core.clone()));
+        tasks.spawn("notifications", OnEnd::Essential, notify::outbox::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, http_address, store })
@@ -308,6 +317,10 @@ async fn build(
             config.data_dir.join("blobs"),
             tasks.clone(),
         ),
+        liveness: Liveness::new(clock.clone()),
+        alerts: Alerts::load(records.clone()).await?,
+        outbox: Outbox::load(records.clone()).await?,
+        notifier: Notifier::new(Secrets::from_process(), clock.clone(), config.notifications.clone()),
         authority,
         records,
         metrics: MetricsCache::default(),

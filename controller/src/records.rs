@@ -2,7 +2,7 @@
 //!
 //! | kind | keys |
 //! |---|---|
-//! | definition | `repositories/NAME`, `sources/NAME`, `agents/NAME` |
+//! | definition | `KIND/NAME`, such as `repositories/NAME`, `sources/NAME`, `channels/NAME` |
 //! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE`, `last-success/SOURCE/TYPE` |
 //! | run | `last-clean-check/REPOSITORY`, `last-clean-read/REPOSITORY`; [`crate::run_totals`] |
 //! | snapshot | `id/ID` the record; `all/TIME/ID` and `source/NAME/TIME/ID` for order |
@@ -11,6 +11,9 @@
 //! | hold | snapshot id |
 //! | plan | plan id |
 //! | slot, pause | `SOURCE` |
+//! | alert | `alert/ID`, `silence/ID`, `head` |
+//! | outbox | `CHANNEL/MESSAGE` |
+//! | delivery | `TIME-NUMBER` |
 //! | idempotency key | `CALLER/KEY`: the ids of what the first request made |
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use holdfast_runtime::fail_point;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::Core;
+use crate::notify::liveness::Part;
 use crate::records::Batch;
 use crate::run_lifecycle::NewRun;
 use crate::schedules::Entry;
@@ -31,8 +32,9 @@ pub async fn run(core: Arc<Core>) {
         let run_changed = core.runs.changed();
         let definitions_changed = core.definitions.changed();
         let pauses_changed = core.schedules.changed();
-        if let Err(failure) = pass(&core).await {
-            tracing::error!(%failure, "the schedules could not be looked at");
+        match pass(&core).await {
+            Ok(()) => core.liveness.beat(Part::Scheduler),
+            Err(failure) => tracing::error!(%failure, "the schedules could not be looked at"),
         }
         let now = core.clock.now();
         let wait = core.schedules.next_wake().map_or(PERIOD, |wake| {

@@ -10,9 +10,11 @@ use holdfast_model::secret::Secret;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::status::to_status;
 use holdfast_proto::v1::agent_service_server::AgentServiceServer;
+use holdfast_proto::v1::alert_service_server::AlertServiceServer;
 use holdfast_proto::v1::data_service_server::DataServiceServer;
 use holdfast_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use holdfast_proto::v1::fleet_service_server::FleetServiceServer;
+use holdfast_proto::v1::notify_service_server::NotifyServiceServer;
 use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
 use holdfast_proto::v1::repository_service_server::RepositoryServiceServer;
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
@@ -33,7 +35,9 @@ use tracing::Instrument as _;
 
 use crate::access::{self, Caller};
 use crate::api::agents::{AgentApi, Enrollment};
+use crate::api::alerts::AlertsApi;
 use crate::api::fleet::FleetApi;
+use crate::api::notify::NotifyApi;
 use crate::api::policies::PoliciesApi;
 use crate::api::repositories::RepositoriesApi;
 use crate::api::restores::Restores;
@@ -106,6 +110,8 @@ async fn routes(core: &Arc<Core>) -> Result<Routes, Failure> {
         .add_service(limited!(AgentServiceServer::new(AgentApi::new(core.clone()))))
         .add_service(limited!(DataServiceServer::new(DataPlane::new(core.clone()))))
         .add_service(limited!(FleetServiceServer::new(FleetApi::new(core.clone()))))
+        .add_service(limited!(AlertServiceServer::new(AlertsApi::new(core.clone()))))
+        .add_service(limited!(NotifyServiceServer::new(NotifyApi::new(core.clone()))))
         .add_service(limited!(PolicyServiceServer::new(PoliciesApi::new(core.clone()))))
         .add_service(limited!(RunServiceServer::new(Runs::new(core.clone()))))
         .add_service(limited!(RestoreServiceServer::new(Restores::new(core.clone()))))

@@ -98,6 +98,11 @@ fn the_commands_are_those_that_were_promised() {
     agent enroll
     agent list
     agent revoke
+    alert ack
+    alert list
+    alert show
+    alert silence
+    alert unsilence
     apply
     audit list
     audit verify
@@ -120,7 +125,15 @@ fn the_commands_are_those_that_were_promised() {
     doctor
     explain
     export
+    init
     man
+    notify history
+    notify list
+    notify preview
+    notify test
+    policy list
+    policy next
+    policy show
     repo add
     repo check
     repo list
@@ -140,7 +153,9 @@ fn the_commands_are_those_that_were_promised() {
     schema
     source add
     source list
+    source pause
     source remove
+    source resume
     source show
     source test
     status

@@ -28,6 +28,28 @@ macro_rules! calls {
 }
 
 calls! {
+    alert_service_client::AlertServiceClient {
+        /// What is wrong.
+        list_alerts = list(ListAlertsRequest) -> ListAlertsResponse;
+        /// One alert.
+        show_alert = show(ShowAlertRequest) -> ShowAlertResponse;
+        /// Says that somebody has seen it.
+        acknowledge_alert = acknowledge(AcknowledgeRequest) -> AcknowledgeResponse;
+        /// Keeps alerts quiet.
+        silence_alerts = silence(SilenceRequest) -> SilenceResponse;
+        /// Ends a silence.
+        unsilence_alerts = unsilence(UnsilenceRequest) -> UnsilenceResponse;
+    }
+    notify_service_client::NotifyServiceClient {
+        /// Channels, and how they do.
+        list_channels = list(ListChannelsRequest) -> ListChannelsResponse;
+        /// Sends a message that says that nothing is wrong.
+        test_channel = test(TestChannelRequest) -> TestChannelResponse;
+        /// What a channel would be sent.
+        preview_message = preview(PreviewRequest) -> PreviewResponse;
+        /// What has become of messages.
+        notify_history = history(HistoryRequest) -> HistoryResponse;
+    }
     policy_service_client::PolicyServiceClient {
         /// The runs that begin next by themselves.
         next_runs = next(NextRunsRequest) -> NextRunsResponse;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_model::ErrorCode;
 use holdfast_model::fleet::{Fleet, to_yaml};
 use holdfast_model::source::Source;
+use holdfast_model::text::nearest;
 use holdfast_proto::v1;
 
 use crate::app::App;
@@ -14,7 +15,6 @@ use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::Look;
 use crate::output::text::plain;
-use crate::suggest;
 use crate::views::policy::{PolicyView, UpcomingView};
 
 pub(super) async fn policy(app: &mut App, command: PolicyCommand) -> CliResult {
@@ -63,7 +63,7 @@ async fn show(app: &mut App, name: &str) -> CliResult {
     let all = policies(&client).await?;
     let Some(view) = all.iter().find(|view| view.name == name) else {
         let error = CliError::new(ErrorCode::NotFound, format!("there is no policy {name:?}"));
-        return Err(match suggest::name(name, all.iter().map(|view| view.name.as_str())) {
+        return Err(match nearest(name, all.iter().map(|view| view.name.as_str())) {
             Some(near) => error.because(format!("did you mean {near:?}?")),
             None => error,
         }

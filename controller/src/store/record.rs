@@ -79,6 +79,12 @@ kinds! {
     DamagedPacks = 16 "damaged packs";
     /// That no backup of a source begins by itself for now, by the source.
     Pause = 17 "pause";
+    /// An alert, a silence, or what counts beside them.
+    Alert = 30 "alert";
+    /// A message that waits to be delivered, by its channel and id.
+    Outbox = 31 "outbox";
+    /// What has become of a message.
+    Delivery = 32 "delivery";
 }
 
 impl Kind {

@@ -170,6 +170,8 @@ error_codes! {
     HostBusy = 4031, Failed, Transient, "the host of the source stayed too busy";
     TooLateToBegin = 4032, Failed, Transient, "the scheduled run could not begin in time";
     ManagedElsewhere = 4033, Conflict, BadInput, "the definition is managed elsewhere";
+    NotificationFailed = 4050, Failed, Transient, "a notification was not delivered";
+    AddressDenied = 4051, Denied, Human, "nothing may be sent to this address";
     // --- 5xxx: agent
     NotAllowedHere = 5001, Denied, Human, "the agent's own configuration does not allow this";
     HookFailed = 5002, Failed, Human, "a hook failed";

@@ -508,9 +508,9 @@ fn changed_keys<V: Serialize>(old: &V, new: &V) -> Vec<String> {
         .collect()
 }
 
-/// The text of a file that declares this fleet; reading it gives the same fleet again.
-pub fn to_yaml(fleet: &Fleet) -> String {
-    let document = FleetDocument {
+/// A fleet as it is written.
+fn document(fleet: &Fleet) -> FleetDocument {
+    FleetDocument {
         api: API.to_owned(),
         repositories: fleet.repositories.clone(),
         policies: fleet.policies.clone(),
@@ -522,17 +522,20 @@ pub fn to_yaml(fleet: &Fleet) -> String {
             silences: fleet.routing().map(|routing| routing.silences.clone()).unwrap_or_default(),
         },
         alerts: fleet.alerts.clone(),
-    };
-    serde_saphyr::to_string(&document).unwrap_or_else(|error| format!("# not written: {error}\n"))
+    }
+}
+
+/// The text of a file that declares this fleet; reading it gives the same fleet again.
+pub fn to_yaml(fleet: &Fleet) -> String {
+    serde_saphyr::to_string(&document(fleet)).unwrap_or_else(|error| format!("# not written: {error}\n"))
 }
 
 /// As [`to_yaml`], with every default written out. Reading it gives a fleet that means the same.
 pub fn to_effective_yaml(fleet: &Fleet) -> String {
-    let mut document = match serde_json::to_value(fleet) {
+    let mut document = match serde_json::to_value(document(fleet)) {
         Ok(serde_json::Value::Object(document)) => document,
         _ => return to_yaml(fleet),
     };
-    document.insert("api".to_owned(), API.into());
     if let Some(serde_json::Value::Object(policies)) = document.get_mut("policies") {
         for (name, policy) in &fleet.policies {
             policies.insert(name.to_string(), policy.effective());

@@ -35,7 +35,7 @@ use Severity::{Critical, Warning};
 pub const BUILT_IN: &[BuiltIn] = &[
     rule("agent-down", Warning, 10 * MINUTE, "an agent is not connected"),
     rule("backup-failing", Warning, 0, "the last backup of a source failed; three in a row are critical"),
-    rule("certificate-expiring", Warning, 0, "the certificate of an agent ends within a week"),
+    rule("certificate-expiring", Warning, 0, "the certificate of an agent ends within four hours"),
     rule("corruption", Critical, 0, "a repository holds damaged objects"),
     rule("drill-overdue", Warning, HOUR, "a source has no recent proof that it can be restored"),
     rule("not-restorable", Critical, HOUR, "a source has nothing to restore"),

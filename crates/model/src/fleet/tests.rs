@@ -156,6 +156,8 @@ fn notifications_and_alerts_read_back_unchanged() {
     assert_eq!(fleet.check_references(&Fleet::default()), []);
     let text = to_yaml(&fleet);
     assert_eq!(read(&text).unwrap(), fleet, "{text}");
+    let text = to_effective_yaml(&fleet);
+    assert_eq!(read(&text).unwrap(), fleet, "{text}");
     let mut entered = Fleet::default();
     for path in diff(&entered.clone(), &fleet, false) {
         let (kind, name) = path.path.split_once('.').unwrap();

@@ -1,0 +1,258 @@
+//! What each kind of channel is sent. Pure: messages in, text out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use holdfast_model::alert::render::{Rendered, render};
+use holdfast_model::alert::{Channel, Language, Message, MessageKind, Severity, Way};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::{DeliveryError, template};
+
+/// The longest text of one request, in bytes: DingTalk takes 20,000.
+const TEXT_BYTES_MAX: usize = 18_000;
+
+/// `HMAC-SHA256`, in base64.
+pub(super) fn sign(key: &[u8], text: &[u8]) -> String {
+    let mut mac = <Hmac<Sha256>>::new_from_slice(key).expect("a key of any length is taken");
+    mac.update(text);
+    STANDARD.encode(mac.finalize().into_bytes())
+}
+
+/// What DingTalk wants behind the address: the moment and its signature.
+pub(super) fn dingtalk_signature(secret: &str, unix_millis: i64) -> String {
+    let signature = sign(secret.as_bytes(), format!("{unix_millis}\n{secret}").as_bytes());
+    let mut escaped = String::new();
+    for byte in signature.bytes() {
+        match byte {
+            b'+' => escaped.push_str("%2B"),
+            b'/' => escaped.push_str("%2F"),
+            b'=' => escaped.push_str("%3D"),
+            other => escaped.push(char::from(other)),
+        }
+    }
+    format!("timestamp={unix_millis}&sign={escaped}")
+}
+
+/// The signature of a webhook, by the rules of Standard Webhooks.
+pub(super) fn webhook_signature(key: &str, id: &str, unix_seconds: i64, body: &str) -> String {
+    let decoded = key.strip_prefix("whsec_").and_then(|coded| STANDARD.decode(coded).ok());
+    let key = decoded.unwrap_or_else(|| key.as_bytes().to_vec());
+    format!("v1,{}", sign(&key, format!("{id}.{unix_seconds}.{body}").as_bytes()))
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let end = text.floor_char_boundary(bytes_max - 4);
+        text.truncate(end);
+        text.push_str("\n…");
+    }
+    text
+}
+
+/// Characters that Markdown gives a meaning are taken as they are.
+fn markdown(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '~' | '|' | '!') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+fn next_word(language: Language) -> &'static str {
+    match language {
+        Language::English => "next",
+        Language::Chinese => "下一步",
+    }
+}
+
+/// Whether people are called by name for it: not because something is over.
+fn calls_people(messages: &[Message]) -> bool {
+    messages.iter().any(|message| !matches!(message.kind, MessageKind::Recovered | MessageKind::Test))
+}
+
+/// One Markdown text of several messages: the robot takes few a minute.
+pub(super) fn dingtalk(messages: &[Message], channel: &Channel, environment: &str) -> Value {
+    let Way::Dingtalk { at_mobiles, at_all, keyword, .. } = &channel.way else { return Value::Null };
+    let rendered: Vec<Rendered> =
+        messages.iter().map(|message| render(message, channel.language, environment)).collect();
+    let title = rendered.first().map_or("", |first| first.title.as_str());
+    let mut text = String::new();
+    for message in &rendered {
+        text.push_str(&format!("### {}\n\n", markdown(&message.title)));
+        for section in &message.sections {
+            if message.sections.len() > 1 {
+                text.push_str(&format!("**{}**\n\n", markdown(&section.heading)));
+            }
+            for (label, line) in &section.lines {
+                text.push_str(&format!("- **{label}**: {}\n", markdown(line)));
+            }
+            for next in &section.next {
+                text.push_str(&format!("- **{}**: {}\n", next_word(channel.language), markdown(next)));
+            }
+            text.push('\n');
+        }
+    }
+    let mut text = cut(text, TEXT_BYTES_MAX);
+    if let Some(keyword) = keyword.as_ref().filter(|keyword| !text.contains(*keyword)) {
+        text = format!("{text}\n{keyword}\n");
+    }
+    let calls = calls_people(messages);
+    if calls && !at_mobiles.is_empty() {
+        // Only who is named in the text is called.
+        let names: Vec<String> = at_mobiles.iter().map(|number| format!("@{number}")).collect();
+        text = format!("{text}\n{}\n", names.join(" "));
+    }
+    let mobiles = if calls { at_mobiles.clone() } else { Vec::new() };
+    json!({
+        "msgtype": "markdown",
+        "markdown": { "title": title, "text": text },
+        "at": { "atMobiles": mobiles, "isAtAll": *at_all && calls },
+    })
+}
+
+fn slack_text(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A message of blocks, and a text for where those are not shown.
+pub(super) fn slack(message: &Message, channel: &Channel, environment: &str) -> Value {
+    let rendered = render(message, channel.language, environment);
+    let mark = match (message.kind, message.severity()) {
+        (MessageKind::Recovered, _) => ":white_check_mark:",
+        (_, Severity::Critical) => ":rotating_light:",
+        (_, Severity::Warning) => ":warning:",
+        (_, Severity::Info) => ":information_source:",
+    };
+    let title = slack_text(&rendered.title);
+    let mut blocks = vec![json!({
+        "type": "section",
+        "text": { "type": "mrkdwn", "text": cut(format!("{mark} *{title}*"), 2900) },
+    })];
+    // No more than fifty blocks are taken.
+    for section in rendered.sections.iter().take(40) {
+        let mut lines = Vec::new();
+        if rendered.sections.len() > 1 {
+            lines.push(format!("*{}*", slack_text(&section.heading)));
+        }
+        lines.extend(section.lines.iter().map(|(label, line)| format!("*{label}*  {}", slack_text(line))));
+        let next = next_word(channel.language);
+        lines.extend(
+            section.next.iter().map(|line| format!("*{next}*  `{}`", slack_text(&line.replace('`', "'")))),
+        );
+        let text = cut(lines.join("\n"), 2900);
+        blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
+    }
+    json!({ "text": title, "blocks": blocks })
+}
+
+/// The documented JSON of a webhook; also what a template sees.
+pub(super) fn webhook(message: &Message, channel: &Channel, environment: &str) -> Value {
+    let language = channel.language;
+    let rendered = render(message, language, environment);
+    let alerts: Vec<Value> = message
+        .alerts
+        .iter()
+        .map(|alert| {
+            json!({
+                "id": alert.id,
+                "object": { "kind": alert.object.kind.as_str(), "name": alert.object.name },
+                "reason": alert.reason,
+                "severity": alert.severity.as_str(),
+                "since": alert.since,
+                "recovered_at": alert.recovered_at,
+                "summary": alert.text.summary.get(language),
+                "recovered": alert.text.recovered.get(language),
+                "why": alert.text.why.as_ref().map(|why| why.get(language)),
+                "safe": alert.text.safe.as_ref().map(|safe| safe.get(language)),
+                "next": alert.text.next,
+                "labels": alert.labels,
+                "affected": alert.affected,
+            })
+        })
+        .collect();
+    json!({
+        "api": holdfast_model::fleet::API,
+        "kind": "Notification",
+        "id": message.id,
+        "event": message.kind.as_str(),
+        "severity": message.severity().as_str(),
+        "environment": environment,
+        "at": message.at,
+        "title": rendered.title,
+        "text": plain_text(&rendered, language),
+        "alerts": alerts,
+    })
+}
+
+/// The body of a webhook: by its template, or the documented JSON.
+///
+/// # Errors
+/// When the template does not work for this message.
+pub(super) fn webhook_body(
+    message: &Message,
+    channel: &Channel,
+    environment: &str,
+) -> Result<String, DeliveryError> {
+    let value = webhook(message, channel, environment);
+    let Way::Webhook { template: Some(template), .. } = &channel.way else { return Ok(value.to_string()) };
+    let made = template::fill(template, &value);
+    made.map_err(|error| DeliveryError::Refused(format!("the template does not work: {error}")))
+}
+
+/// The message as plain text, for mail and the log.
+pub(super) fn plain_text(rendered: &Rendered, language: Language) -> String {
+    let mut text = format!("{}\n", rendered.title);
+    for section in &rendered.sections {
+        text.push('\n');
+        if rendered.sections.len() > 1 {
+            text.push_str(&format!("{}\n", section.heading));
+        }
+        for (label, line) in &section.lines {
+            text.push_str(&format!("{label}: {line}\n"));
+        }
+        for next in &section.next {
+            text.push_str(&format!("{}: {next}\n", next_word(language)));
+        }
+    }
+    text
+}
+
+fn html_text(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The message as HTML, for mail: one table for each alert, nothing from elsewhere.
+pub(super) fn html(rendered: &Rendered, language: Language) -> String {
+    let mut text = format!(
+        "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><title>{0}</title></head><body><h2>{0}</h2>",
+        html_text(&rendered.title)
+    );
+    for section in &rendered.sections {
+        text.push_str(&format!("<h3>{}</h3><table>", html_text(&section.heading)));
+        for (label, line) in &section.lines {
+            text.push_str(&format!(
+                "<tr><td><b>{}</b></td><td>{}</td></tr>\n",
+                html_text(label),
+                html_text(line)
+            ));
+        }
+        for next in &section.next {
+            text.push_str(&format!(
+                "<tr><td><b>{}</b></td><td><code>{}</code></td></tr>\n",
+                next_word(language),
+                html_text(next)
+            ));
+        }
+        text.push_str("</table>");
+    }
+    text.push_str("</body></html>\n");
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use holdfast_model::alert::message::Told;
+use holdfast_model::alert::{AlertText, Object, ObjectKind, Words};
+use holdfast_model::ids::ChannelName;
+use jiff::Timestamp;
+
+use super::*;
+
+fn at() -> Timestamp {
+    "2026-06-01T02:13:00Z".parse().unwrap()
+}
+
+fn message(kind: MessageKind) -> Message {
+    let alert = Told {
+        id: 17,
+        object: Object::new(ObjectKind::Source, "pg-ledger"),
+        reason: "rpo-breached".to_owned(),
+        severity: Severity::Critical,
+        text: AlertText {
+            summary: Words::same("would lose 41 min"),
+            recovered: Words::same("is within its RPO again"),
+            why: Some(Words::same("<img src=x onerror=1> *bold* {{7*7}} & `code`")),
+            safe: None,
+            next: vec!["holdfast status pg-ledger".to_owned()],
+        },
+        labels: Default::default(),
+        since: at(),
+        recovered_at: (kind == MessageKind::Recovered).then(at),
+        affected: 0,
+    };
+    Message {
+        id: "m1".to_owned(),
+        channel: ChannelName::new("c").unwrap(),
+        kind,
+        at: at(),
+        alerts: vec![alert],
+    }
+}
+
+fn channel(yaml: &str) -> Channel {
+    holdfast_model::fleet::read_yaml("channel", yaml).unwrap()
+}
+
+const DING: &str =
+    "{ type: dingtalk, webhook: { env: X }, at_mobiles: [\"13800000000\"], at_all: true, keyword: backup }";
+
+#[test]
+fn dingtalk_is_signed_as_its_test_vector_says() {
+    let secret = format!("SECdemo{}", "0".repeat(57));
+    assert_eq!(
+        dingtalk_signature(&secret, 1_700_000_000_000),
+        "timestamp=1700000000000&sign=R8Oht7pJmVQsC8nyRbdoYp18VczQJFqYQGNZHdd3Ia0%3D"
+    );
+}
+
+#[test]
+fn a_webhook_is_signed_as_the_standard_says() {
+    // The example of the specification.
+    let signature = webhook_signature(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1_614_265_330,
+        "{\"test\": 2432232314}",
+    );
+    assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+}
+
+#[test]
+fn people_are_called_for_failures_only_and_by_name_in_the_text() {
+    let channel = channel(DING);
+    let body = dingtalk(&[message(MessageKind::Failing)], &channel, "prod");
+    assert_eq!(body["at"], json!({ "atMobiles": ["13800000000"], "isAtAll": true }));
+    let text = body["markdown"]["text"].as_str().unwrap();
+    assert!(text.contains("@13800000000") && text.contains("backup"), "{text}");
+    assert!(text.contains("\\<img src=x onerror=1\\> \\*bold\\*"), "{text}");
+    assert_eq!(body["markdown"]["title"], "[prod] CRITICAL pg-ledger would lose 41 min");
+    let over = dingtalk(&[message(MessageKind::Recovered)], &channel, "prod");
+    assert_eq!(over["at"], json!({ "atMobiles": [], "isAtAll": false }));
+}
+
+#[test]
+fn many_messages_make_one_text_of_bounded_length() {
+    let many = vec![message(MessageKind::Failing); 500];
+    let body = dingtalk(&many, &channel(DING), "prod");
+    let text = body["markdown"]["text"].as_str().unwrap();
+    assert!(text.len() < 20_000 && text.contains("@13800000000"), "{}", text.len());
+}
+
+#[test]
+fn slack_is_not_told_to_call_anybody_by_a_foreign_text() {
+    let mut message = message(MessageKind::Failing);
+    message.alerts[0].text.why = Some(Words::same("<!channel> <https://evil|x>"));
+    let text = slack(&message, &channel("{ type: slack, webhook: { env: X } }"), "prod").to_string();
+    assert!(text.contains("&lt;!channel&gt;") && !text.contains("<!channel>"), "{text}");
+}
+
+#[test]
+fn html_holds_no_foreign_markup() {
+    let rendered = render(&message(MessageKind::Failing), Language::English, "prod");
+    let html = html(&rendered, Language::English);
+    assert!(html.contains("&lt;img src=x") && !html.contains("<img"), "{html}");
+}
+
+#[test]
+fn a_webhook_has_the_documented_keys() {
+    let body =
+        webhook(&message(MessageKind::Failing), &channel("{ type: webhook, url: \"https://x/\" }"), "prod");
+    let keys: Vec<&String> = body.as_object().unwrap().keys().collect();
+    let expected = ["alerts", "api", "at", "environment", "event", "id", "kind", "severity", "text", "title"];
+    assert_eq!(keys, expected);
+    assert_eq!(body["alerts"][0]["object"], json!({ "kind": "source", "name": "pg-ledger" }));
+}
+
+#[test]
+fn a_template_makes_the_body() {
+    let with = |template: &str| {
+        let mut channel = channel("{ type: webhook, url: \"https://x/\" }");
+        if let Way::Webhook { template: place, .. } = &mut channel.way {
+            *place = Some(template.to_owned());
+        }
+        webhook_body(&message(MessageKind::Failing), &channel, "prod")
+    };
+    let body = with("{\"t\": {{ title|tojson }}, \"n\": {{ alerts|length }}}").unwrap();
+    assert_eq!(body, "{\"t\": \"[prod] CRITICAL pg-ledger would lose 41 min\", \"n\": 1}");
+    let refused = with("{{ nothing.at.all }}").unwrap_err();
+    assert_eq!(
+        refused,
+        DeliveryError::Refused(
+            "the template does not work: undefined value (line 1 of the template)".to_owned()
+        )
+    );
+}

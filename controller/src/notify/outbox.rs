@@ -1,0 +1,558 @@
+//! What is still to be delivered, and what has become of the rest. Durable: a message is stored in the commit that stores
+//! why it is sent, and taken out in the commit that stores how it went.
+//!
+//! Messages of one channel go out in the order in which they were written. One that the receiver does not take stands
+//! back; one that does not reach it holds up those behind it, so that nobody hears of the end before the beginning.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_model::Failure;
+use holdfast_model::alert::channel::ChannelType;
+use holdfast_model::alert::render::render;
+use holdfast_model::alert::{Channel, Message, Way};
+use holdfast_model::ids::ChannelName;
+use holdfast_runtime::{BackoffPolicy, OnEnd};
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::DeliveryError;
+use super::bucket::Bucket;
+use crate::core::Core;
+use crate::records::{Batch, Records};
+use crate::store::{Expect, Kind};
+
+/// How often it looks without being woken.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// When delivery is tried again.
+const AGAIN: BackoffPolicy = BackoffPolicy {
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(600),
+    factor: 2.0,
+    jitter: 0.2,
+};
+
+/// How long a channel that said that it was too much is left alone.
+const THROTTLED: Duration = Duration::from_secs(600);
+
+/// After this time a message is given up.
+const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Entries of the history that are kept.
+pub const HISTORY_MAX: usize = 1000;
+
+/// Messages that become one where a channel takes few.
+const MERGED_MAX: usize = 20;
+
+/// A message that waits, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The message.
+    pub message: Message,
+    /// How often delivery was tried.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub not_before: Timestamp,
+    /// Whether the receiver did not take it, and others may go first.
+    #[serde(default)]
+    pub refused: bool,
+    /// Since when it could not be delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+impl Waiting {
+    /// A message that was not tried yet.
+    pub fn new(message: Message) -> Self {
+        let not_before = message.at;
+        Self { message, attempts: 0, not_before, refused: false, failing_since: None, last_error: None }
+    }
+}
+
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It arrived.
+    Delivered,
+    /// It did not; it is tried again.
+    Failed,
+    /// It did not, for so long that nobody would care.
+    GivenUp,
+    /// Its channel is not declared any more.
+    Dropped,
+}
+
+impl Outcome {
+    /// The word used in output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Delivered => "delivered",
+            Outcome::Failed => "failed",
+            Outcome::GivenUp => "given_up",
+            Outcome::Dropped => "dropped",
+        }
+    }
+}
+
+/// An entry of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// When.
+    pub at: Timestamp,
+    /// By which channel.
+    pub channel: ChannelName,
+    /// Which message.
+    pub message: String,
+    /// Why it was sent.
+    pub event: String,
+    /// Its title.
+    pub title: String,
+    /// What has become of it.
+    pub outcome: Outcome,
+    /// What was answered, or what went wrong.
+    pub answer: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// How a channel does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChannelState {
+    /// Messages that wait.
+    pub waiting: usize,
+    /// Since when it does not deliver.
+    pub failing_since: Option<Timestamp>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// When it last delivered something, since the start of the controller.
+    pub delivered_at: Option<Timestamp>,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: BTreeMap<ChannelName, BTreeMap<String, Waiting>>,
+    history: VecDeque<String>,
+    number: u64,
+    busy: HashSet<ChannelName>,
+    buckets: HashMap<ChannelName, Bucket>,
+    delivered: HashMap<ChannelName, Timestamp>,
+    pings: HashMap<ChannelName, Ping>,
+}
+
+/// The signs of life of one channel.
+struct Ping {
+    next: Instant,
+    failing_since: Option<Timestamp>,
+    last_error: Option<String>,
+}
+
+/// What is to be delivered.
+pub struct Outbox {
+    records: Records,
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+fn key(message: &Message) -> String {
+    format!("{}/{}", message.channel, message.id)
+}
+
+impl Outbox {
+    /// Loads what waits.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn load(records: Records) -> Result<Self, Failure> {
+        let mut inner = Inner::default();
+        for found in records.all::<Waiting>(Kind::Outbox, "").await? {
+            // After a start everything is tried at once: it may have been our own network.
+            let not_before = found.value.message.at;
+            inner.enter(Waiting { not_before, ..found.value });
+        }
+        let history = records.all::<Delivery>(Kind::Delivery, "").await?;
+        inner.history = history.into_iter().map(|found| found.key).collect();
+        Ok(Self { records, inner: Mutex::new(inner), changed: Notify::new() })
+    }
+
+    /// Adds messages to the batch that stores why they are sent. Tell [`Outbox::stored`] once it is committed.
+    #[must_use]
+    pub fn add(&self, mut batch: Batch, messages: &[Message]) -> Batch {
+        for message in messages {
+            let waiting = Waiting::new(message.clone());
+            batch = batch.put(Kind::Outbox, key(message), &waiting, Expect::Absent);
+        }
+        batch
+    }
+
+    /// The messages are durable: they may go out.
+    pub fn stored(&self, messages: Vec<Message>) {
+        let mut inner = self.inner.lock();
+        messages.into_iter().for_each(|message| inner.enter(Waiting::new(message)));
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// How each channel does that has something to tell.
+    pub fn states(&self) -> BTreeMap<ChannelName, ChannelState> {
+        let inner = self.inner.lock();
+        let mut states: BTreeMap<ChannelName, ChannelState> = BTreeMap::new();
+        for (name, waiting) in &inner.waiting {
+            let state = states.entry(name.clone()).or_default();
+            state.waiting = waiting.len();
+            state.failing_since = waiting.values().filter_map(|waiting| waiting.failing_since).min();
+            state.last_error = waiting.values().find_map(|waiting| waiting.last_error.clone());
+        }
+        for (name, ping) in &inner.pings {
+            let state = states.entry(name.clone()).or_default();
+            state.failing_since = state.failing_since.or(ping.failing_since);
+            state.last_error = state.last_error.take().or_else(|| ping.last_error.clone());
+        }
+        for (name, at) in &inner.delivered {
+            states.entry(name.clone()).or_default().delivered_at = Some(*at);
+        }
+        states
+    }
+
+    /// The newest entries of the history, newest first; of one channel or of all.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn history(
+        &self,
+        channel: Option<&ChannelName>,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, Failure> {
+        let all = self.records.all::<Delivery>(Kind::Delivery, "").await?;
+        let wanted = |delivery: &Delivery| channel.is_none_or(|name| *name == delivery.channel);
+        Ok(all.into_iter().rev().map(|found| found.value).filter(wanted).take(limit).collect())
+    }
+
+    /// Stores an entry of the history beside what it speaks of, and removes the oldest.
+    fn note(&self, mut batch: Batch, delivery: &Delivery) -> Batch {
+        let mut inner = self.inner.lock();
+        inner.number += 1;
+        let key = format!("{:012x}-{:08x}", delivery.at.as_millisecond(), inner.number);
+        batch = batch.put(Kind::Delivery, key.clone(), delivery, Expect::Any);
+        inner.history.push_back(key);
+        while inner.history.len() > HISTORY_MAX {
+            if let Some(oldest) = inner.history.pop_front() {
+                batch = batch.delete(Kind::Delivery, oldest, Expect::Any);
+            }
+        }
+        batch
+    }
+
+    /// Stores how a delivery by hand went.
+    ///
+    /// # Errors
+    /// When the state can not be written.
+    pub async fn note_test(&self, actor: &str, delivery: &Delivery) -> Result<(), Failure> {
+        let batch = Batch::new(actor, "notify.test", format!("channel/{}", delivery.channel));
+        self.records.commit(self.note(batch, delivery)).await.map(|_| ())
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, waiting: Waiting) {
+        let channel = waiting.message.channel.clone();
+        self.waiting.entry(channel).or_default().insert(waiting.message.id.clone(), waiting);
+    }
+
+    fn remove(&mut self, channel: &ChannelName, id: &str) {
+        if let Some(waiting) = self.waiting.get_mut(channel) {
+            waiting.remove(id);
+            if waiting.is_empty() {
+                self.waiting.remove(channel);
+            }
+        }
+    }
+
+    /// What goes out next by a channel: nothing, one message, or several that become one text.
+    fn next(&mut self, name: &ChannelName, of: ChannelType, now: Timestamp, moment: Instant) -> Vec<Waiting> {
+        let Some(waiting) = self.waiting.get(name) else { return Vec::new() };
+        let mut due = Vec::new();
+        for one in waiting.values() {
+            let is_due = one.not_before <= now;
+            if is_due {
+                due.push(one.clone());
+            } else if !one.refused {
+                break;
+            }
+            if due.len() == MERGED_MAX {
+                break;
+            }
+        }
+        let bucket = self.buckets.entry(name.clone()).or_insert_with(|| Bucket::new(of, moment));
+        let available = bucket.available(moment);
+        if due.is_empty() || available == 0 {
+            return Vec::new();
+        }
+        bucket.take(moment);
+        if of != ChannelType::Dingtalk || due.len() <= available {
+            due.truncate(1);
+        }
+        due
+    }
+}
+
+/// Runs until the controller stops.
+pub async fn run(core: Arc<Core>) {
+    let stop = core.tasks.token().clone();
+    loop {
+        let changed = core.outbox.changed.notified();
+        pass(&core).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changed => {}
+            () = core.clock.sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// Begins what is due by every channel that is not busy.
+async fn pass(core: &Arc<Core>) {
+    let channels = core.definitions.current().fleet.channels.clone();
+    let idle: Vec<ChannelName> = {
+        let mut inner = core.outbox.inner.lock();
+        inner.pings.retain(|name, _| channels.contains_key(name));
+        inner.waiting.keys().filter(|name| !inner.busy.contains(*name)).cloned().collect()
+    };
+    for name in idle {
+        match channels.get(&name) {
+            Some(channel) => spawn(core, name, channel.clone()),
+            None => {
+                if let Err(failure) = drop_all(core, &name).await {
+                    tracing::error!(channel = %name, %failure, "what waits could not be removed");
+                }
+            }
+        }
+    }
+    for (name, channel) in channels {
+        if let Way::Ping { every, .. } = &channel.way {
+            let every = Duration::from_secs(every.secs().unsigned_abs());
+            ping(core, name, channel, every);
+        }
+    }
+}
+
+fn spawn(core: &Arc<Core>, name: ChannelName, channel: Channel) {
+    let turn = Turn::take(core, &name);
+    let owner = core.clone();
+    core.tasks.spawn(format!("notify {name}"), OnEnd::Isolated, async move {
+        let _turn = turn;
+        // What is on its way is not broken off: nobody could tell whether it arrived.
+        if let Err(failure) = deliver_all(&owner, &name, &channel).await {
+            tracing::error!(channel = %name, %failure, "how a delivery went could not be stored");
+        }
+    });
+}
+
+/// One task at a time delivers by a channel; however it ends, another may go on.
+struct Turn {
+    core: Arc<Core>,
+    channel: ChannelName,
+}
+
+impl Turn {
+    fn take(core: &Arc<Core>, channel: &ChannelName) -> Self {
+        core.outbox.inner.lock().busy.insert(channel.clone());
+        Self { core: core.clone(), channel: channel.clone() }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.core.outbox.inner.lock().busy.remove(&self.channel);
+    }
+}
+
+/// Delivers what is due by one channel, until nothing is or one does not arrive.
+async fn deliver_all(core: &Arc<Core>, name: &ChannelName, channel: &Channel) -> Result<(), Failure> {
+    loop {
+        let (now, moment) = (core.clock.now(), core.clock.monotonic());
+        let due = core.outbox.inner.lock().next(name, channel.channel_type(), now, moment);
+        if due.is_empty() || core.tasks.token().is_cancelled() {
+            return Ok(());
+        }
+        let messages: Vec<Message> = due.iter().map(|waiting| waiting.message.clone()).collect();
+        let result = core.notifier.deliver(channel, &messages).await;
+        if let Err(DeliveryError::Throttled(_)) = &result
+            && let Some(bucket) = core.outbox.inner.lock().buckets.get_mut(name)
+        {
+            bucket.empty_for(moment, THROTTLED);
+        }
+        let goes_on = matches!(result, Ok(_) | Err(DeliveryError::Refused(_)));
+        settle(core, channel, due, result).await?;
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+/// Stores how it went, and makes that known.
+async fn settle(
+    core: &Arc<Core>,
+    channel: &Channel,
+    due: Vec<Waiting>,
+    result: Result<String, DeliveryError>,
+) -> Result<(), Failure> {
+    let outbox = &core.outbox;
+    let now = core.clock.now();
+    let Some(first) = due.first() else { return Ok(()) };
+    let name = first.message.channel.clone();
+    let action = if result.is_ok() { "notify.deliver" } else { "notify.fail" };
+    let mut batch = Batch::new("controller", action, format!("channel/{name}"));
+    let mut kept: Vec<Waiting> = Vec::new();
+    for waiting in &due {
+        let mut delivery = Delivery {
+            at: now,
+            channel: name.clone(),
+            message: waiting.message.id.clone(),
+            event: waiting.message.kind.as_str().to_owned(),
+            title: render(&waiting.message, channel.language, core.notifier.environment()).title,
+            outcome: Outcome::Delivered,
+            answer: String::new(),
+            attempts: waiting.attempts + 1,
+        };
+        match &result {
+            Ok(answer) => {
+                delivery.answer = answer.clone();
+                batch =
+                    outbox.note(batch.delete(Kind::Outbox, key(&waiting.message), Expect::Any), &delivery);
+            }
+            Err(error) => {
+                let again = after_failure(waiting, error, now);
+                delivery.answer = error.text().to_owned();
+                delivery.outcome = if again.is_some() { Outcome::Failed } else { Outcome::GivenUp };
+                // The same again and again would push everything else out of the history.
+                if again.is_none() || waiting.last_error.as_deref() != Some(error.text()) {
+                    batch = outbox.note(batch, &delivery);
+                }
+                batch = match &again {
+                    Some(again) => batch.put(Kind::Outbox, key(&again.message), again, Expect::Any),
+                    None => batch.delete(Kind::Outbox, key(&waiting.message), Expect::Any),
+                };
+                kept.extend(again);
+            }
+        }
+    }
+    core.records.commit(batch).await?;
+    if let Err(error) = &result {
+        tracing::warn!(channel = %name, error = error.text(), attempt = first.attempts + 1, "not delivered");
+    }
+    let mut inner = outbox.inner.lock();
+    due.iter().for_each(|waiting| inner.remove(&name, &waiting.message.id));
+    kept.into_iter().for_each(|waiting| inner.enter(waiting));
+    if result.is_ok() {
+        inner.delivered.insert(name, now);
+    }
+    Ok(())
+}
+
+/// The message as it waits for the next attempt; none when it has waited for too long.
+fn after_failure(waiting: &Waiting, error: &DeliveryError, now: Timestamp) -> Option<Waiting> {
+    if now.duration_since(waiting.message.at) > KEPT {
+        return None;
+    }
+    let attempts = waiting.attempts.saturating_add(1);
+    let delay = AGAIN.delay(attempts, rand::random());
+    let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_mins(10));
+    Some(Waiting {
+        message: waiting.message.clone(),
+        attempts,
+        not_before: now + delay,
+        refused: matches!(error, DeliveryError::Refused(_)),
+        failing_since: waiting.failing_since.or(Some(now)),
+        last_error: Some(error.text().to_owned()),
+    })
+}
+
+/// A channel that is not declared any more takes nothing.
+async fn drop_all(core: &Arc<Core>, name: &ChannelName) -> Result<(), Failure> {
+    let waiting: Vec<Waiting> = core
+        .outbox
+        .inner
+        .lock()
+        .waiting
+        .get(name)
+        .map(|waiting| waiting.values().cloned().collect())
+        .unwrap_or_default();
+    for waiting in waiting {
+        let delivery = Delivery {
+            at: core.clock.now(),
+            channel: name.clone(),
+            message: waiting.message.id.clone(),
+            event: waiting.message.kind.as_str().to_owned(),
+            title: render(&waiting.message, Default::default(), core.notifier.environment()).title,
+            outcome: Outcome::Dropped,
+            answer: "the channel is not declared any more".to_owned(),
+            attempts: waiting.attempts,
+        };
+        let batch = Batch::new("controller", "notify.drop", format!("channel/{name}"));
+        let batch = batch.delete(Kind::Outbox, key(&waiting.message), Expect::Any);
+        core.records.commit(core.outbox.note(batch, &delivery)).await?;
+        core.outbox.inner.lock().remove(name, &waiting.message.id);
+    }
+    Ok(())
+}
+
+/// Why no sign of life is given now; none when all is well.
+pub fn unwell(core: &Core) -> Option<String> {
+    if let Some(part) = core.liveness.silent() {
+        return Some(format!("{} gave no sign of life", part.as_str()));
+    }
+    let takes_messages = |name: &ChannelName| {
+        core.definitions.current().fleet.channels.get(name).is_some_and(Channel::takes_messages)
+    };
+    let states = core.outbox.states();
+    let failing = states.iter().find(|(name, state)| state.failing_since.is_some() && takes_messages(name));
+    failing.map(|(name, _)| format!("channel {name} does not deliver"))
+}
+
+/// Gives a sign of life when one is due and all is well.
+fn ping(core: &Arc<Core>, name: ChannelName, channel: Channel, every: Duration) {
+    let now = core.clock.monotonic();
+    {
+        let inner = core.outbox.inner.lock();
+        let is_due = inner.pings.get(&name).is_none_or(|ping| ping.next <= now);
+        if !is_due || inner.busy.contains(&name) {
+            return;
+        }
+    }
+    if let Some(reason) = unwell(core) {
+        tracing::debug!(channel = %name, reason, "no sign of life is given");
+        return;
+    }
+    let turn = Turn::take(core, &name);
+    let first = Ping { next: now, failing_since: None, last_error: None };
+    core.outbox.inner.lock().pings.entry(name.clone()).or_insert(first).next = now + every;
+    let owner = core.clone();
+    core.tasks.spawn(format!("ping {name}"), OnEnd::Isolated, async move {
+        let _turn = turn;
+        let stop = owner.tasks.token().clone();
+        let message = super::test_message(&name, owner.clock.now());
+        let result = stop.run_until_cancelled(owner.notifier.deliver(&channel, &[message])).await;
+        let now = owner.clock.now();
+        let mut inner = owner.outbox.inner.lock();
+        if matches!(result, Some(Ok(_))) {
+            inner.delivered.insert(name.clone(), now);
+        }
+        if let (Some(result), Some(ping)) = (result, inner.pings.get_mut(&name)) {
+            match result {
+                Ok(_) => (ping.failing_since, ping.last_error) = (None, None),
+                Err(error) => {
+                    ping.failing_since = ping.failing_since.or(Some(now));
+                    ping.last_error = Some(error.text().to_owned());
+                }
+            }
+        }
+    });
+}
