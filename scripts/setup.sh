@@ -13,7 +13,7 @@ flock 9
 readonly cargo_deny_version=0.20.2
 readonly nextest_version=0.9.143
 readonly seaweedfs_version=4.48
-readonly packages=(restic postgresql postgresql-contrib postgresql-client sqlite3 strace iproute2 mount systemd util-linux zstd)
+readonly packages=(python3-aiosmtpd restic postgresql postgresql-contrib postgresql-client sqlite3 strace iproute2 mount systemd util-linux zstd)
 
 say() { echo "setup: $*"; }
 

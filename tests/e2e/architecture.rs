@@ -62,6 +62,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &str, &str)] = &[
     ("sled", "controller/src/store", "controller/src"),
     ("opendal", "crates/repository/src/storage", "crates/repository/src"),
+    ("reqwest", "controller/src/notify", "controller/src"),
+    ("lettre", "controller/src/notify", "controller/src"),
+    ("minijinja", "controller/src/notify", "controller/src"),
 ];
 
 #[test]

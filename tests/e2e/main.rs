@@ -5,6 +5,7 @@
     reason = "a test has nobody to hand an error to; helpers of tests are tests too"
 )]
 
+mod alerts;
 mod architecture;
 mod clocks;
 mod control;

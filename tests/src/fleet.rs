@@ -19,7 +19,9 @@ use holdfast_model::restore::RestoreReport;
 use holdfast_model::secret::Secret;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
+use holdfast_proto::v1::alert_service_client::AlertServiceClient;
 use holdfast_proto::v1::fleet_service_client::FleetServiceClient;
+use holdfast_proto::v1::notify_service_client::NotifyServiceClient;
 use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
 use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
@@ -330,6 +332,16 @@ impl Operator {
     /// Calls about definitions and agents.
     pub fn fleet(&self) -> FleetServiceClient<OperatorChannel> {
         FleetServiceClient::new(self.channel())
+    }
+
+    /// Calls about alerts.
+    pub fn alerts(&self) -> AlertServiceClient<OperatorChannel> {
+        AlertServiceClient::new(self.channel())
+    }
+
+    /// Calls about notifications.
+    pub fn notifications(&self) -> NotifyServiceClient<OperatorChannel> {
+        NotifyServiceClient::new(self.channel())
     }
 
     /// Calls about what policies do.

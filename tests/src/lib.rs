@@ -6,6 +6,8 @@
 pub mod canary;
 pub mod fleet;
 pub mod http;
+pub mod http_sink;
+pub mod mail_server;
 pub mod otlp;
 pub mod postgres;
 pub mod process;
@@ -25,6 +27,8 @@ pub use canary::CanaryWatch;
 pub use fleet::Fleet;
 pub use holdfast_runtime::test_port;
 pub use http::HttpClient;
+pub use http_sink::HttpSink;
+pub use mail_server::MailServer;
 pub use postgres::PostgresCluster;
 pub use process::{Process, run};
 pub use process_fleet::ProcessFleet;
