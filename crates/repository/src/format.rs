@@ -60,17 +60,20 @@ pub enum ObjectKind {
     Snapshot,
     /// Somebody writes, or works alone.
     Lock,
+    /// A pack that nothing needs any more, until it is deleted. Other clients do not look there.
+    Trash,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [ObjectKind; 6] = [
+    pub const ALL: [ObjectKind; 7] = [
         ObjectKind::Config,
         ObjectKind::Key,
         ObjectKind::Pack,
         ObjectKind::Index,
         ObjectKind::Snapshot,
         ObjectKind::Lock,
+        ObjectKind::Trash,
     ];
 
     /// The folder of the kind within a repository; empty for the config, which lies at the top.
@@ -82,6 +85,7 @@ impl ObjectKind {
             ObjectKind::Index => "index",
             ObjectKind::Snapshot => "snapshots",
             ObjectKind::Lock => "locks",
+            ObjectKind::Trash => "trash",
         }
     }
 
@@ -94,6 +98,7 @@ impl ObjectKind {
             ObjectKind::Index => "index",
             ObjectKind::Snapshot => "snapshot",
             ObjectKind::Lock => "lock",
+            ObjectKind::Trash => "pack in the trash",
         }
     }
 }
@@ -119,6 +124,17 @@ pub enum ObjectName {
     Snapshot(SnapshotId),
     /// `locks/ID`
     Lock(LockId),
+    /// `trash/SECONDS/ID`
+    Trash(TrashedPack),
+}
+
+/// A pack in the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrashedPack {
+    /// When it was put there, in seconds since 1970.
+    pub at: u64,
+    /// The pack.
+    pub pack: PackId,
 }
 
 impl ObjectName {
@@ -131,10 +147,12 @@ impl ObjectName {
             ObjectName::Index(_) => ObjectKind::Index,
             ObjectName::Snapshot(_) => ObjectKind::Snapshot,
             ObjectName::Lock(_) => ObjectKind::Lock,
+            ObjectName::Trash(_) => ObjectKind::Trash,
         }
     }
 
-    /// The name of an object of this kind with this id; the id is ignored for the config.
+    /// The name of an object of this kind with this id; the id is ignored for the config, and what is in the trash is
+    /// there since 1970.
     pub fn new(kind: ObjectKind, id: [u8; 32]) -> Self {
         match kind {
             ObjectKind::Config => ObjectName::Config,
@@ -143,6 +161,7 @@ impl ObjectName {
             ObjectKind::Index => ObjectName::Index(IndexId::from_bytes(id)),
             ObjectKind::Snapshot => ObjectName::Snapshot(SnapshotId::from_bytes(id)),
             ObjectKind::Lock => ObjectName::Lock(LockId::from_bytes(id)),
+            ObjectKind::Trash => ObjectName::Trash(TrashedPack { at: 0, pack: PackId::from_bytes(id) }),
         }
     }
 
@@ -155,6 +174,7 @@ impl ObjectName {
             ObjectName::Index(id) => Some(id.as_bytes()),
             ObjectName::Snapshot(id) => Some(id.as_bytes()),
             ObjectName::Lock(id) => Some(id.as_bytes()),
+            ObjectName::Trash(trashed) => Some(trashed.pack.as_bytes()),
         }
     }
 
@@ -167,6 +187,7 @@ impl ObjectName {
                 let folder = self.kind().folder();
                 match self {
                     ObjectName::Pack(_) => format!("{folder}/{}/{digits}", &digits[..2]),
+                    ObjectName::Trash(trashed) => format!("{folder}/{}/{digits}", trashed.at),
                     _ => format!("{folder}/{digits}"),
                 }
             }
@@ -180,15 +201,20 @@ impl ObjectName {
         }
         let (folder, rest) = path.split_once('/')?;
         let kind = ObjectKind::ALL.into_iter().find(|kind| kind.folder() == folder && !folder.is_empty())?;
-        let digits = match kind {
-            ObjectKind::Pack => {
-                let (prefix, digits) = rest.split_once('/')?;
-                digits.starts_with(prefix).then_some(digits).filter(|_| prefix.len() == 2)?
-            }
-            _ => rest,
+        let (prefix, digits) = match kind {
+            ObjectKind::Pack | ObjectKind::Trash => rest.split_once('/')?,
+            _ => ("", rest),
         };
         let id: PackId = digits.parse().ok()?;
-        Some(Self::new(kind, *id.as_bytes()))
+        match kind {
+            ObjectKind::Pack if prefix.len() != 2 || !digits.starts_with(prefix) => None,
+            ObjectKind::Trash => {
+                let at: u64 = prefix.parse().ok()?;
+                // The one way to write it.
+                (at.to_string() == prefix).then_some(ObjectName::Trash(TrashedPack { at, pack: id }))
+            }
+            _ => Some(Self::new(kind, *id.as_bytes())),
+        }
     }
 }
 
@@ -208,6 +234,14 @@ mod tests {
             let name = ObjectName::new(kind, [0xa7; 32]);
             assert_eq!(ObjectName::parse(&name.path()), Some(name));
         }
+    }
+
+    #[test]
+    fn the_name_of_a_pack_in_the_trash_says_since_when() {
+        let trashed = TrashedPack { at: 1_795_281_300, pack: PackId::of(b"") };
+        let path = format!("trash/1795281300/{}", trashed.pack);
+        assert_eq!(ObjectName::Trash(trashed).path(), path);
+        assert_eq!(ObjectName::parse(&path), Some(ObjectName::Trash(trashed)));
     }
 
     #[test]
@@ -231,6 +265,9 @@ mod tests {
             &format!("data/e/{digits}"),
             &format!("keys/{digits}.tmp"),
             &format!("/{digits}"),
+            &format!("trash/{digits}"),
+            &format!("trash/007/{digits}"),
+            &format!("trash/+7/{digits}"),
             &format!("keys/{}", digits.to_uppercase()),
         ] {
             assert_eq!(ObjectName::parse(path), None, "{path}");

@@ -101,6 +101,13 @@ pub trait ObjectStore: Send + Sync {
     /// `NotFound` when there is none; S3-compatible stores answer `Ok` to that, as they do not tell.
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError>;
 
+    /// Gives an object another name. Durable when it returns `Ok`; a crash on the way leaves it under one of the names,
+    /// or under both, whole each time. When the new name is taken, the old one is removed: names stand for contents.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of the old name; those of [`Self::put`].
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError>;
+
     /// Tries the storage: writes, reads and removes a small object of its own, and tests whether create-only is kept.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{ObjectStore, StorageErrorKind};
-use crate::format::{ObjectKind, ObjectName};
+use crate::format::{ObjectKind, ObjectName, TrashedPack};
 use crate::id::PackId;
 
 const MIB: usize = 1 << 20;
@@ -20,6 +20,7 @@ pub(crate) async fn run(store: &dyn ObjectStore) {
     an_upload_is_invisible_until_it_is_finished(store).await;
     an_upload_of_the_wrong_length_is_refused(store).await;
     a_deleted_object_is_gone(store).await;
+    a_renamed_object_has_the_other_name_alone(store).await;
     more_than_a_page_is_listed(store).await;
     the_probe_leaves_no_object(store).await;
 }
@@ -158,6 +159,25 @@ async fn a_deleted_object_is_gone(store: &dyn ObjectStore) {
     store.put(&name, Bytes::from_static(b"y")).await.unwrap();
     assert_eq!(store.get(&name).await.unwrap(), "y");
     store.delete(&name).await.unwrap();
+}
+
+async fn a_renamed_object_has_the_other_name_alone(store: &dyn ObjectStore) {
+    let pack = PackId::of(b"renamed");
+    let (old, new) = (ObjectName::Pack(pack), ObjectName::Trash(TrashedPack { at: 1_795_281_300, pack }));
+    let data = noise(MIB + 1, 9);
+    store.put(&old, data.clone()).await.unwrap();
+    store.rename(&old, &new).await.unwrap();
+    assert_eq!(store.get(&new).await.unwrap(), data);
+    assert_eq!(list(store, ObjectKind::Trash).await, [(new, data.len() as u64)]);
+    assert_eq!(list(store, ObjectKind::Pack).await, []);
+    assert_eq!(store.rename(&old, &new).await.unwrap_err().kind(), StorageErrorKind::NotFound);
+    // As after a crash between the two names.
+    store.put(&old, data.clone()).await.unwrap();
+    store.rename(&old, &new).await.unwrap();
+    assert_eq!(list(store, ObjectKind::Pack).await, []);
+    store.rename(&new, &old).await.unwrap();
+    assert_eq!(store.get(&old).await.unwrap(), data);
+    store.delete(&old).await.unwrap();
 }
 
 async fn more_than_a_page_is_listed(store: &dyn ObjectStore) {

@@ -225,6 +225,11 @@ impl ObjectStore for FaultyStore {
         lose_answer(fault, self.inner.delete(name).await)
     }
 
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+        let fault = self.before(Verb::Rename, Some(from.kind())).await.map_err(|error| error.object(from))?;
+        lose_answer(fault, self.inner.rename(from, to).await)
+    }
+
     async fn probe(&self) -> Result<StorageProbe, StorageError> {
         let fault = self.before(Verb::Probe, None).await?;
         lose_answer(fault, self.inner.probe().await)

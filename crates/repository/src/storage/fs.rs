@@ -159,7 +159,23 @@ impl ObjectStore for FsStore {
         blocking(move || {
             let path = store.path(&name);
             std::fs::remove_file(&path).map_err(|error| store.explain(error, &name))?;
-            temporary::sync_folder(folder_of(&path)).map_err(|error| error.object(&name))
+            temporary::sync_folder(folder_of(&path)).map_err(|error| error.object(&name))?;
+            if name.kind() == ObjectKind::Trash {
+                // The folder of a moment in the trash goes with its last pack; it refuses while there are others.
+                let _ = std::fs::remove_dir(folder_of(&path));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+        let (store, from, to) = (self.clone(), *from, *to);
+        blocking(move || {
+            let (old, new) = (store.path(&from), store.path(&to));
+            // Whether it is there comes first: a folder must not be made for nothing.
+            std::fs::symlink_metadata(&old).map_err(|error| store.explain(error, &from))?;
+            temporary::rename(&store.root, &old, &new).map_err(|error| error.object(&from))
         })
         .await
     }
@@ -226,13 +242,14 @@ fn read_exactly(file: File, length: u64) -> Result<Bytes, StorageError> {
     Ok(Bytes::from(data))
 }
 
-/// The folders that may hold objects of a kind. Packs lie in folders named by the first two digits of their id.
+/// The folders that may hold objects of a kind. Packs lie in folders named by the first two digits of their id, those in
+/// the trash in folders named by when they were put there.
 fn folders_of(root: &Path, kind: ObjectKind) -> Result<Vec<PathBuf>, StorageError> {
     if !root.is_dir() {
         return Err(root_missing(root));
     }
     let folder = root.join(kind.folder());
-    if kind != ObjectKind::Pack {
+    if !matches!(kind, ObjectKind::Pack | ObjectKind::Trash) {
         return Ok(vec![folder]);
     }
     let mut folders = Vec::new();

@@ -95,6 +95,14 @@ impl ObjectStore for MemoryStore {
         removed.map(|_| ()).ok_or_else(|| StorageError::new(StorageErrorKind::NotFound).object(name))
     }
 
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+        let mut objects = self.objects.lock();
+        let data = objects.remove(from);
+        let data = data.ok_or_else(|| StorageError::new(StorageErrorKind::NotFound).object(from))?;
+        objects.entry(*to).or_insert(data);
+        Ok(())
+    }
+
     async fn probe(&self) -> Result<StorageProbe, StorageError> {
         Ok(StorageProbe {
             free_bytes: None,

@@ -24,6 +24,8 @@ pub enum Verb {
     List,
     /// [`ObjectStore::delete`].
     Delete,
+    /// [`ObjectStore::rename`], by its old name.
+    Rename,
     /// [`ObjectStore::probe`].
     Probe,
 }
@@ -113,6 +115,11 @@ impl ObjectStore for RecordingStore {
     async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
         self.record_object(Verb::Delete, name, 0);
         self.inner.delete(name).await
+    }
+
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+        self.record_object(Verb::Rename, from, 0);
+        self.inner.rename(from, to).await
     }
 
     async fn probe(&self) -> Result<StorageProbe, StorageError> {

@@ -383,6 +383,18 @@ impl ObjectStore for S3Store {
         self.retry(|| self.once.delete(&key)).await.map_err(|error| from_opendal(error, Some(name)))
     }
 
+    async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+        let (old, new) = (from.path(), to.path());
+        let copied = self.retry(|| self.once.copy(&old, &new)).await;
+        copied.map_err(|error| from_opendal(error, Some(from)))?;
+        // A store that says it copied and did not must not cost the object.
+        let (copied, there) = (self.size(to).await?, self.size(from).await?);
+        if copied != there {
+            return Err(damaged(to, format!("the copy has {copied} bytes, the object has {there}")));
+        }
+        self.delete(from).await
+    }
+
     async fn probe(&self) -> Result<StorageProbe, StorageError> {
         let (create_only, write_latency, read_latency) = self.try_twice().await?;
         // What the first trial of this process found stays in force; a store does not change under us.

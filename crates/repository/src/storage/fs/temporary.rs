@@ -104,6 +104,14 @@ fn already_there(target: &Path) -> StorageError {
     }
 }
 
+/// Gives a file another name, durably: the new name before the old one is gone for good. Makes the folders between.
+pub(super) fn rename(root: &Path, old: &Path, new: &Path) -> Result<(), StorageError> {
+    make_folder(root, folder_of(new))?;
+    std::fs::rename(old, new).map_err(StorageError::from_io)?;
+    sync_folder(folder_of(new))?;
+    sync_folder(folder_of(old))
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StorageError> {
     let folder = File::open(folder).map_err(StorageError::from_io)?;
