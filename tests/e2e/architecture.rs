@@ -135,6 +135,34 @@ fn libraries_for_one_module_are_named_nowhere_else() {
     }
 }
 
+/// Where objects of a repository are removed or renamed: snapshots that are forgotten, what is pruned, locks of our own.
+const DELETING: &[&str] = &[
+    "crates/repository/src/forget.rs",
+    "crates/repository/src/lock.rs",
+    "crates/repository/src/prune_apply.rs",
+    "crates/repository/src/storage/",
+];
+
+#[test]
+fn objects_are_deleted_in_few_places() {
+    let mut deleting = BTreeSet::new();
+    for path in files_ending(".rs") {
+        let place = relative(&path);
+        if !place.contains("/src/") || place.contains("/tests") || place.starts_with("tests/") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Whoever has a storage has it as `store`, or asks for `store()`.
+        let calls = ["store.delete(", "store().delete(", "store.rename(", "store().rename("];
+        if calls.iter().any(|call| text.contains(call)) {
+            let known = DELETING.iter().find(|known| place.starts_with(**known));
+            assert!(known.is_some(), "{place} deletes objects, which only {DELETING:?} may");
+            deleting.extend(known);
+        }
+    }
+    assert_eq!(deleting.len(), DELETING.len(), "only {deleting:?} still delete");
+}
+
 #[test]
 fn every_package_has_its_folder() {
     for Package { name, manifest_path, .. } in packages() {

@@ -10,8 +10,6 @@
 //! with an object is a finding and the check goes on; only a storage that cannot be asked ends it with an error.
 
 mod data;
-mod marks;
-mod packs;
 mod structure;
 mod touch;
 mod trees;

@@ -7,7 +7,7 @@
 //!
 //! A lock is an object with a time. One whose time is older than 30 minutes counts for nothing, nor does one of this
 //! host whose process is gone; a holder therefore refreshes it every five minutes by storing a newer one and removing
-//! the old. Two clients that lock at the same moment see each other when they look again after storing theirs.
+//! the old. Locks of one owner go together, whatever they demand: a process orders its own work itself. Two clients that lock at the same moment see each other when they look again after storing theirs.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub const LOCK_REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// How long to wait before looking for locks that were stored at the same moment.
 const LOCK_SETTLE: Duration = Duration::from_millis(200);
 
-/// Who locks.
+/// Who locks. All three of host, user and process the same is the same owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockOwner {
     /// This host.
@@ -165,6 +165,9 @@ async fn refuse_conflicts(
     let mut names: Vec<_> =
         repository.store().list(ObjectKind::Lock).await?.map_ok(|(name, _)| name).try_collect().await?;
     names.retain(|name| Some(name) != own);
+    let is_ours = |lock: &LockJson| {
+        (&lock.hostname, &lock.username, lock.pid) == (&owner.hostname, &owner.username, owner.pid)
+    };
     for name in names {
         let json = match repository.load_unpacked(&name).await {
             // Released since it was listed.
@@ -174,7 +177,7 @@ async fn refuse_conflicts(
         let lock: LockJson = serde_json::from_slice(&json)
             .map_err(|error| RepositoryError::damaged(name, format!("it is no lock: {error}")))?;
         let conflicts = lock.exclusive || mode == LockMode::Exclusive;
-        if conflicts && !is_stale(&lock, owner, now) {
+        if conflicts && !is_ours(&lock) && !is_stale(&lock, owner, now) {
             return Err(RepositoryError::Locked {
                 exclusive: lock.exclusive,
                 hostname: lock.hostname,

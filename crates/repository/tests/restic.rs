@@ -13,9 +13,13 @@ use std::sync::Arc;
 use holdfast_model::ErrorCode;
 use holdfast_model::secret::Secret;
 use holdfast_repository::chunker::Chunker;
+use holdfast_repository::forget::forget_snapshot;
 use holdfast_repository::id::BlobId;
+use holdfast_repository::index::MemoryIndex;
 use holdfast_repository::key_slot::{KeyOrigin, ScryptCost};
 use holdfast_repository::lock::{HeldLock, LockMode, LockOwner};
+use holdfast_repository::prune::{self, PruneNumbers, PruneOptions, SurveyOptions};
+use holdfast_repository::prune_apply;
 use holdfast_repository::reader::{BlobReader, LocalSource};
 use holdfast_repository::sink::LocalSink;
 use holdfast_repository::snapshot::SnapshotObject;
@@ -403,12 +407,68 @@ fn owner(pid: u32) -> LockOwner {
     LockOwner { hostname: "db1".into(), username: "backup".into(), pid, uid: 0, gid: 0 }
 }
 
+/// All steps of a prune, with nobody else about; what goes stays in the trash.
+async fn prune(repository: &Repository) -> PruneNumbers {
+    let survey = async || {
+        let index = Arc::new(parking_lot::RwLock::new(MemoryIndex::new()));
+        let token = tokio_util::sync::CancellationToken::new();
+        prune::survey(repository, index, SurveyOptions::default(), Arc::default(), &token).await.unwrap()
+    };
+    let plan = survey().await.plan(PruneOptions::default()).await.unwrap();
+    let (numbers, going) = (plan.numbers, plan.condemned());
+    let repacked = prune::repack(plan, Arc::default()).await.unwrap();
+    assert_eq!(repacked.damaged, []);
+    assert_eq!(survey().await.rescue(going.clone()).await.unwrap(), []);
+    prune_apply::remove_from_index(repository, &going).await.unwrap();
+    prune_apply::to_trash(repository, going, now()).await.unwrap();
+    numbers
+}
+
+#[test]
+fn restic_finds_nothing_wrong_with_a_repository_that_we_pruned() {
+    let house = House::new();
+    let repository = house.create();
+    let tree = house.path("tree");
+    for (folder, seed) in [("kept", 0), ("gone", 100)] {
+        fs::create_dir_all(tree.join(folder)).unwrap();
+        for number in 0..12 {
+            let content = noise(number + seed, 300_000);
+            fs::write(tree.join(folder).join(number.to_string()), content).unwrap();
+        }
+    }
+    let (first, _) = house.back_up(&repository, &tree, None);
+    let before = house.runtime.block_on(repository.snapshot_ids()).unwrap();
+    fs::remove_dir_all(tree.join("gone")).unwrap();
+    house.back_up(&repository, &tree, Some(first));
+    house.runtime.block_on(forget_snapshot(&repository, before[0])).unwrap();
+    let numbers = house.runtime.block_on(prune(&repository));
+    assert!(numbers.repack_packs > 0 && numbers.freed_bytes() > 3_600_000, "{numbers:?}");
+    house.check();
+    let restored = house.path("restored");
+    house.restic(&["restore".as_ref(), "latest".as_ref(), "--target".as_ref(), restored.as_ref()]);
+    for number in 0..12 {
+        let path = format!("kept/{number}");
+        assert_eq!(fs::read(tree.join(&path)).unwrap(), fs::read(restored.join(&path)).unwrap());
+    }
+    // It goes on with it, and what it prunes is its own affair: the trash is none of it.
+    house.restic(&["backup".as_ref(), "--quiet".as_ref(), tree.as_os_str()]);
+    let printed = house.restic(&["prune".as_ref(), "--max-unused".as_ref(), "0".as_ref()]);
+    assert!(printed.contains("done"), "{printed}");
+    house.check();
+    assert!(house.path("repository/trash").is_dir());
+}
+
 #[test]
 fn locks_keep_restic_and_us_apart() {
     let house = House::new();
     let repository = house.create();
-    let acquire = |mode, at: Timestamp| {
-        house.runtime.block_on(HeldLock::acquire(&repository, owner(std::process::id()), mode, at))
+    let acquire_as = |username: &str, mode, at: Timestamp| {
+        let owner = LockOwner { username: username.into(), ..owner(std::process::id()) };
+        house.runtime.block_on(HeldLock::acquire(&repository, owner, mode, at))
+    };
+    let acquire = |mode, at| match mode {
+        LockMode::Shared => acquire_as("backup", mode, at),
+        LockMode::Exclusive => acquire_as("prune", mode, at),
     };
     let real_now =
         Timestamp::try_from(fs::metadata(house.path("repository/config")).unwrap().modified().unwrap())
@@ -416,6 +476,8 @@ fn locks_keep_restic_and_us_apart() {
 
     let shared = acquire(LockMode::Shared, real_now).unwrap();
     let second = acquire(LockMode::Shared, real_now).unwrap();
+    // Whose process these locks are of may do with them as it likes.
+    house.runtime.block_on(acquire_as("backup", LockMode::Exclusive, real_now).unwrap().release()).unwrap();
     assert_eq!(acquire(LockMode::Exclusive, real_now).unwrap_err().code(), ErrorCode::RepositoryLocked);
     let refused = house.restic_may_fail(&["prune".as_ref()]);
     assert!(!refused.status.success(), "restic respects our lock");
@@ -430,7 +492,7 @@ fn locks_keep_restic_and_us_apart() {
     let stale = real_now + jiff::SignedDuration::from_mins(60);
     let exclusive = acquire(LockMode::Exclusive, stale).unwrap();
     let error = acquire(LockMode::Shared, stale).unwrap_err();
-    assert!(error.to_string().starts_with("the repository is locked exclusively by backup@db1"), "{error}");
+    assert!(error.to_string().starts_with("the repository is locked exclusively by prune@db1"), "{error}");
     house.runtime.block_on(exclusive.release()).unwrap();
     house.runtime.block_on(shared.release()).unwrap();
     house.restic(&["prune".as_ref()]);

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
-use super::packs::{Packs, StoredPack};
 use super::{Checker, FindingKind, FindingObject, kind_of, reason};
 use crate::error::RepositoryError;
 use crate::format::{ObjectName, PACK_BYTES_MAX};
 use crate::id::{BlobId, PackId};
 use crate::pack::PackEntry;
+use crate::pack_list::{Packs, StoredPack};
 use crate::reader::plan::READ_BYTES_MAX;
 use crate::reader::{BlobOpener, BlobPlace};
 use crate::repository::Repository;

@@ -1,14 +1,16 @@
 //! Keys, index and snapshots.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 
-use super::marks::KnownIds;
-use super::packs::{PackSummary, Packs};
 use super::{Checker, FindingKind, FindingObject};
 use crate::config::Config;
 use crate::error::RepositoryError;
 use crate::format::{ObjectKind, ObjectName};
 use crate::id::{BlobId, BlobType, PackId, SnapshotId};
+use crate::marks::KnownIds;
+use crate::pack_list::{PackSummary, Packs};
 use crate::unpacked::check_hash;
 
 /// A snapshot that opened, with its root.
@@ -65,7 +67,7 @@ impl Checker {
 
     /// Reads every index object, compares it with the packs that are there, and enters it into the index of this check.
     /// Gives the ids of all trees.
-    pub(super) fn check_index(&self, packs: &mut Packs) -> Result<KnownIds, RepositoryError> {
+    pub(super) fn check_index(&self, packs: &mut Packs) -> Result<Arc<KnownIds>, RepositoryError> {
         self.options.doubted.iter().for_each(|pack| self.index.doubt(*pack));
         let mut trees = Vec::new();
         for (name, _) in self.list(ObjectKind::Index)? {
@@ -96,7 +98,7 @@ impl Checker {
         }
         self.report.lock().blobs = packs.blobs();
         self.compare_packs(packs);
-        Ok(KnownIds::new(trees))
+        Ok(Arc::new(KnownIds::new(trees)))
     }
 
     fn compare_packs(&self, packs: &Packs) {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::marks::KnownIds;
 use super::structure::Roots;
 use super::{Checker, FindingObject, kind_of};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::id::{BlobId, IdMap, IdSet, PackId, SnapshotId};
 use crate::index::BlobLocations;
+use crate::marks::KnownIds;
 use crate::reader::{BlobReader, LocalSource};
 use crate::tree::NodeType;
 
@@ -23,7 +23,7 @@ struct Needed {
 impl Checker {
     /// Adds to each finding the snapshots that it touches. Costs a second walk through each snapshot, and nothing when
     /// nothing is lost.
-    pub(super) fn name_snapshots(&self, trees: &KnownIds, roots: &Roots) -> Result<(), RepositoryError> {
+    pub(super) fn name_snapshots(&self, trees: &Arc<KnownIds>, roots: &Roots) -> Result<(), RepositoryError> {
         {
             let mut report = self.report.lock();
             for finding in &mut report.findings {
@@ -70,7 +70,7 @@ impl Checker {
     fn needed_by(
         &self,
         reader: &BlobReader,
-        trees: &KnownIds,
+        trees: &Arc<KnownIds>,
         root: BlobId,
     ) -> Result<Needed, RepositoryError> {
         let lost = self.lost.lock();

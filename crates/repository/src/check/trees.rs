@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::marks::KnownIds;
 use super::structure::Roots;
 use super::{Checker, FindingKind, FindingObject};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
 use crate::id::{BlobId, BlobType, PackId};
 use crate::index::BlobLocation;
+use crate::marks::KnownIds;
 use crate::reader::plan::{PackRead, coalesce};
 use crate::reader::{BlobOpener, BlobPlace, LOCATE_BATCH};
 use crate::tree::{Node, NodeType, Tree};
@@ -43,7 +43,7 @@ impl OpenTree {
 
 impl Checker {
     /// Opens every folder of every snapshot once.
-    pub(super) fn check_trees(&self, known: &KnownIds, roots: &Roots) -> Result<(), RepositoryError> {
+    pub(super) fn check_trees(&self, known: &Arc<KnownIds>, roots: &Roots) -> Result<(), RepositoryError> {
         let mut seen = known.marks();
         let mut waiting: Vec<BlobId> =
             roots.iter().map(|(_, root)| *root).filter(|root| seen.mark(root)).collect();

@@ -34,7 +34,7 @@ pub enum StorageErrorKind {
 #[derive(Debug)]
 pub struct StorageError {
     kind: StorageErrorKind,
-    object: Option<ObjectName>,
+    object: Option<Box<ObjectName>>,
     detail: Option<String>,
     transient: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
@@ -50,7 +50,7 @@ impl StorageError {
     /// Names the object that it concerns.
     #[must_use]
     pub fn object(mut self, name: &ObjectName) -> Self {
-        self.object = Some(*name);
+        self.object = Some(Box::new(*name));
         self
     }
 
@@ -106,7 +106,7 @@ impl StorageError {
 
     /// The object that it concerns, if it concerns one.
     pub fn object_name(&self) -> Option<&ObjectName> {
-        self.object.as_ref()
+        self.object.as_deref()
     }
 
     /// Whether the same call may succeed later without anybody changing anything.

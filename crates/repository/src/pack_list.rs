@@ -6,14 +6,14 @@ use crate::pack::PackEntry;
 
 /// What the index says of one pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PackSummary {
-    pub(super) entries: u32,
-    pub(super) bytes: u64,
+pub(crate) struct PackSummary {
+    pub(crate) entries: u32,
+    pub(crate) bytes: u64,
 }
 
 impl PackSummary {
     /// The size of a pack follows from its blobs: they lie one after the other, then the sealed header and its length.
-    pub(super) fn of(entries: &[PackEntry]) -> Self {
+    pub(crate) fn of(entries: &[PackEntry]) -> Self {
         let blobs: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
         let header: usize = entries.iter().map(PackEntry::header_bytes).sum();
         Self {
@@ -25,41 +25,41 @@ impl PackSummary {
 
 /// A pack that is in the storage: 64 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StoredPack {
-    pub(super) id: PackId,
+pub(crate) struct StoredPack {
+    pub(crate) id: PackId,
     /// Its size in the storage.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Missing when no index names it.
-    pub(super) described: Option<PackSummary>,
+    pub(crate) described: Option<PackSummary>,
 }
 
 /// The packs that are in the storage, and those that the index names and that are not.
 #[derive(Debug, Default)]
-pub(super) struct Packs {
+pub(crate) struct Packs {
     /// Sorted by id.
     stored: Vec<StoredPack>,
     absent: IdMap<PackId, PackSummary>,
 }
 
 impl Packs {
-    pub(super) fn new(mut listed: Vec<(PackId, u64)>) -> Self {
+    pub(crate) fn new(mut listed: Vec<(PackId, u64)>) -> Self {
         listed.sort_unstable();
         listed.dedup_by_key(|(id, _)| *id);
         let stored = listed.into_iter().map(|(id, size)| StoredPack { id, size, described: None }).collect();
         Self { stored, absent: IdMap::default() }
     }
 
-    pub(super) fn stored(&self) -> &[StoredPack] {
+    pub(crate) fn stored(&self) -> &[StoredPack] {
         &self.stored
     }
 
     /// What the index names and the storage does not have.
-    pub(super) fn absent(&self) -> impl Iterator<Item = (&PackId, &PackSummary)> {
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (&PackId, &PackSummary)> {
         self.absent.iter()
     }
 
     /// Notes what an index object says of a pack.
-    pub(super) fn describe(&mut self, pack: PackId, summary: PackSummary) -> Described {
+    pub(crate) fn describe(&mut self, pack: PackId, summary: PackSummary) -> Described {
         let (first, size) = match self.stored.binary_search_by_key(&pack, |stored| stored.id) {
             Ok(place) => {
                 let stored = &mut self.stored[place];
@@ -71,7 +71,7 @@ impl Packs {
     }
 
     /// How many blobs the index names, counted once for each pack that they are in.
-    pub(super) fn blobs(&self) -> u64 {
+    pub(crate) fn blobs(&self) -> u64 {
         let stored = self.stored.iter().filter_map(|stored| stored.described);
         stored.chain(self.absent.values().copied()).map(|summary| u64::from(summary.entries)).sum()
     }
@@ -79,9 +79,9 @@ impl Packs {
 
 /// How a description fits what is known of the pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Described {
+pub(crate) struct Described {
     /// An index object that came earlier says the same, or none came.
-    pub(super) as_before: bool,
+    pub(crate) as_before: bool,
     /// The pack is in the storage and has the size that it must have.
-    pub(super) as_stored: bool,
+    pub(crate) as_stored: bool,
 }
