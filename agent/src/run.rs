@@ -74,9 +74,10 @@ impl Worker for RunWorker {
                 promote::run(&job, source, *restore, targets).await
             }
             RunSpec::Discard { restore, targets, .. } => discard::run(&job, *restore, targets).await,
-            RunSpec::Verify { .. } | RunSpec::Check { .. } => {
-                Err(Failure::new(ErrorCode::Unsupported, "an agent does not verify or check repositories"))
-            }
+            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => Err(Failure::new(
+                ErrorCode::Unsupported,
+                "an agent does not verify, check or prune repositories",
+            )),
         }
     }
 }

@@ -80,6 +80,12 @@ impl Client {
         &self.address
     }
 
+    /// The same for a call that takes longer than others, unless `--timeout` says something.
+    pub(crate) fn patient(&self, timeout: Duration) -> Self {
+        let call_timeout = if self.call_timeout == CALL_TIMEOUT { timeout } else { self.call_timeout };
+        Self { call_timeout, ..self.clone() }
+    }
+
     /// The error of a call: what the controller said, or that it could not be heard.
     fn error(&self, status: &tonic::Status) -> CliError {
         let mut failure = from_status(status);

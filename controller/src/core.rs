@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_model::ids::SnapshotId;
 use holdfast_model::restore::CheckOutcome;
-use holdfast_model::run::{Run, RunSpec};
+use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec};
 use holdfast_model::run_state::{Phase, RunEvent};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
@@ -179,6 +179,20 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Appends lines to the log of a run that the controller does itself.
+    pub async fn log(self: &Arc<Self>, run: &Run, level: LogLevel, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let (at, attempt) = (self.clock.now(), run.state.attempt);
+        let lines: Vec<LogLine> =
+            lines.into_iter().map(|text| LogLine { at, attempt, level, text }).collect();
+        let (logs, id) = (self.logs.clone(), run.id);
+        if let Err(failure) = self.blocking("append to a log", move || logs.append(id, &lines)).await {
+            tracing::warn!(run = %run.id, %failure, "its log could not be written");
+        }
     }
 
     /// Begins a run that the controller does itself.

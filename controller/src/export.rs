@@ -96,8 +96,10 @@ pub async fn export(
     })?;
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let reader = contents::reader(&repository);
+    let in_use = repository.index().uses.begin();
     let name = repository.name.clone();
     core.tasks.spawn_blocking("export a snapshot", OnEnd::Isolated, move || {
+        let _use = in_use;
         let out = PartWriter { sender: sender.clone(), waiting: Vec::new() };
         let exporter = Exporter { reader, handle: Handle::current(), sums };
         if let Err(error) = exporter.run(&record, root, out) {

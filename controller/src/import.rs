@@ -66,6 +66,7 @@ pub async fn import(
     let repository: RepositoryName = parse("repository", &header.repository)?;
     let source: SourceName = parse("source", &header.source)?;
     let repository = core.repository(&repository).await?;
+    let _use = repository.index().uses.begin();
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
     let work = {
         let repository = repository.clone();

@@ -42,11 +42,14 @@ pub mod maintenance;
 pub mod metrics;
 pub mod notify;
 pub mod pki;
+pub mod prune;
+pub mod prune_schedule;
 pub mod reaper;
 pub mod records;
 pub mod recover;
 pub mod repositories;
 pub mod repository_index;
+pub mod repository_uses;
 pub mod rest;
 pub mod run_lifecycle;
 pub mod run_logs;
@@ -239,6 +242,7 @@ impl Controller {
         tasks.spawn("alerts", OnEnd::Essential, alerts::run(core.clone()));
         tasks.spawn("notifications", OnEnd::Essential, notify::outbox::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
+        tasks.spawn("prune schedule", OnEnd::Essential, prune_schedule::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, http_address, store })
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use holdfast_controller::Controller;
 use holdfast_controller::config::{ControllerConfig, ENVIRONMENT_PREFIX};
-use holdfast_model::repository_spec::{Encryption, RepositorySpec, StorageCredentials};
+use holdfast_model::repository_spec::{Encryption, PruneSettings, RepositorySpec, StorageCredentials};
 use holdfast_model::secret::SecretRef;
 use holdfast_runtime::durable_file::{Access, replace};
 use holdfast_runtime::tls::install_crypto_provider;
@@ -119,6 +119,7 @@ impl RecoverArguments {
                 key: key.into_iter().flatten().next().unwrap_or(SecretRef::Env(String::new())),
             },
             compression_level: 3,
+            prune: PruneSettings::default(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs that the controller does itself: checks of repositories and verifications of snapshots.
+//! Runs that the controller does itself: checks and prunes of repositories, and verifications of snapshots.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use holdfast_model::ids::{RepositoryName, SnapshotId};
 use holdfast_model::progress::Progress;
-use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec};
+use holdfast_model::run::{LogLevel, Run, RunSpec};
 use holdfast_model::run_state::RunEvent;
 use holdfast_model::snapshot::Proof;
 use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
 use holdfast_repository::id::PackId;
+use holdfast_repository::prune::PruneProgress;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
+use crate::prune;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::run_lifecycle::Outcome;
 use crate::verify::{VerifyProgress, verify_snapshot};
@@ -27,11 +30,13 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// What a run of the controller's own found.
 #[derive(Default)]
-struct Done {
-    findings: Vec<String>,
+pub(crate) struct Done {
+    /// What is wrong.
+    pub(crate) findings: Vec<String>,
     /// Worth knowing, but nothing that is wrong.
-    notes: Vec<String>,
-    progress: Progress,
+    pub(crate) notes: Vec<String>,
+    /// The last counters.
+    pub(crate) progress: Progress,
 }
 
 /// Performs a run to its end and records how it ended.
@@ -88,32 +93,37 @@ fn bad(count: usize, first: &str) -> Failure {
 }
 
 async fn note(core: &Arc<Core>, run: &Run, done: &Done) {
-    let at = core.clock.now();
-    let line = |level, text: &String| LogLine { at, attempt: run.state.attempt, level, text: text.clone() };
-    let mut lines: Vec<LogLine> = done.notes.iter().map(|text| line(LogLevel::Info, text)).collect();
-    lines.extend(done.findings.iter().map(|text| line(LogLevel::Error, text)));
-    let (logs, id) = (core.logs.clone(), run.id);
-    if let Err(failure) = core.blocking("append to a log", move || logs.append(id, &lines)).await {
-        tracing::warn!(run = %run.id, %failure, "its log could not be written");
-    }
+    core.log(run, LogLevel::Info, done.notes.clone()).await;
+    core.log(run, LogLevel::Error, done.findings.clone()).await;
 }
 
+/// What a run has done so far.
 #[derive(Default)]
-struct Counters {
+pub(crate) struct Counters {
     check: Arc<CheckProgress>,
     verify: Arc<VerifyProgress>,
+    /// Of a prune.
+    pub(crate) prune: Arc<PruneProgress>,
+    stage: Mutex<Option<String>>,
 }
 
 impl Counters {
-    fn now(&self) -> Progress {
+    /// What it does now.
+    pub(crate) fn stage(&self, stage: impl Into<String>) {
+        *self.stage.lock() = Some(stage.into());
+    }
+
+    /// The counters.
+    pub(crate) fn now(&self) -> Progress {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let bytes = load(&self.check.bytes_read) + load(&self.verify.bytes_read);
+        let bytes =
+            load(&self.check.bytes_read) + load(&self.verify.bytes_read) + load(&self.prune.bytes_read);
         Progress {
-            stage: "reading".to_owned(),
+            stage: self.stage.lock().clone().unwrap_or_else(|| "reading".to_owned()),
             bytes_read: bytes,
             bytes_done: bytes,
-            bytes_total: load(&self.verify.bytes_total),
-            files_done: load(&self.check.trees) + load(&self.verify.files),
+            bytes_total: load(&self.verify.bytes_total) + load(&self.prune.bytes_total),
+            files_done: load(&self.check.trees) + load(&self.verify.files) + load(&self.prune.trees),
             ..Progress::default()
         }
     }
@@ -128,6 +138,9 @@ async fn work(
     match &run.spec {
         RunSpec::Check { repository, read_data } => {
             check_repository(core, run, repository, *read_data, counters, stop).await
+        }
+        RunSpec::Prune { repository, approved } => {
+            prune::prune(core, run, (repository, *approved), counters, stop).await
         }
         RunSpec::Verify { repository, snapshot } => verify(core, repository, *snapshot, counters, stop).await,
         other => {
@@ -148,7 +161,7 @@ async fn check_repository(
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
     let options = CheckOptions { read_data, doubted: repository.doubted(), ..CheckOptions::default() };
-    let index = work_index(core, run).await?;
+    let index = work_index(core, format!("{}-{}", run.id, run.state.attempt)).await?;
     let report = check(repository.repository(), index, options, counters.check.clone(), stop).await;
     let report = report.map_err(|error| repository_failure(name, &error))?;
     core.repositories.doubt(&repository, &report.damaged_packs, read_data).await?;
@@ -171,8 +184,9 @@ async fn check_repository(
     Ok(Done { findings: harmful.iter().map(ToString::to_string).collect(), notes, progress })
 }
 
-async fn work_index(core: &Arc<Core>, run: &Run) -> Result<Arc<DiskWorkIndex>, Failure> {
-    let folder = work_index::folder(&core.data_dir).join(format!("{}-{}", run.id, run.state.attempt));
+/// An index for one piece of work, in a folder of this name that is not there yet.
+pub(crate) async fn work_index(core: &Arc<Core>, name: String) -> Result<Arc<DiskWorkIndex>, Failure> {
+    let folder = work_index::folder(&core.data_dir).join(name);
     let tasks = core.tasks.clone();
     core.blocking("begin an index", move || DiskWorkIndex::begin(folder, &tasks).map(Arc::new)).await
 }

@@ -5,6 +5,7 @@
 //! | definition | `KIND/NAME`, such as `repositories/NAME`, `sources/NAME`, `channels/NAME` |
 //! | run | `run/ID`; `active/ID` for those that have not ended; `last-backup/SOURCE`, `last-success/SOURCE/TYPE` |
 //! | run | `last-clean-check/REPOSITORY`, `last-clean-read/REPOSITORY`; [`crate::run_totals`] |
+//! | run | `last-prune/REPOSITORY`, `garbage/REPOSITORY` |
 //! | snapshot | `id/ID` the record; `all/TIME/ID` and `source/NAME/TIME/ID` for order |
 //! | agent | `NAME` |
 //! | session | `NAME`: which fact of which outbox was taken last |
@@ -116,8 +117,10 @@ impl Batch {
         let batch = batch.delete(Kind::Run, active_key(run.id), Expect::Any);
         match (&run.spec, run.spec.repository()) {
             (RunSpec::Backup { .. }, _) if matches!(run.state.phase, Phase::Skipped(_)) => batch,
-            (RunSpec::Backup { source, snapshot_type, .. }, _) => {
+            (RunSpec::Backup { source, repository, snapshot_type, .. }, _) => {
                 let batch = batch.put(Kind::Run, format!("last-backup/{source}"), &run.id, Expect::Any);
+                // What it stored and no snapshot needs is garbage.
+                let batch = if run.snapshot.is_none() { batch.garbage(repository) } else { batch };
                 match run.state.phase {
                     Phase::Succeeded { .. } => {
                         let key = format!("last-success/{source}/{snapshot_type}");
@@ -125,6 +128,9 @@ impl Batch {
                     }
                     _ => batch,
                 }
+            }
+            (RunSpec::Prune { .. }, Some(repository)) => {
+                batch.put(Kind::Run, format!("last-prune/{repository}"), &run.ended_at, Expect::Any)
             }
             (RunSpec::Check { read_data, .. }, Some(repository)) if run.is_clean() => {
                 let put = |batch: Self, key: String| batch.put(Kind::Run, key, &run.ended_at, Expect::Any);
@@ -159,6 +165,12 @@ impl Batch {
         self.delete(Kind::Snapshot, snapshot_key(record.id), Expect::Any)
             .delete(Kind::Snapshot, format!("all/{order}"), Expect::Any)
             .delete(Kind::Snapshot, format!("source/{source}/{order}"), Expect::Any)
+            .garbage(&record.repository)
+    }
+
+    /// Remembers that a repository holds something that no snapshot needs any more.
+    fn garbage(self, repository: &RepositoryName) -> Self {
+        self.put(Kind::Run, format!("garbage/{repository}"), &(), Expect::Any)
     }
 }
 
@@ -316,6 +328,20 @@ impl Records {
         let found =
             self.get::<Option<Timestamp>>(Kind::Run, &format!("last-clean-read/{repository}")).await?;
         Ok(found.and_then(|found| found.value))
+    }
+
+    /// When the last prune of a repository ended, and whether anything became garbage since.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn last_prune(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<(Option<Timestamp>, bool), Failure> {
+        let prune = self.get::<Option<Timestamp>>(Kind::Run, &format!("last-prune/{repository}")).await?;
+        let garbage = self.get::<()>(Kind::Run, &format!("garbage/{repository}")).await?;
+        let pruned = prune.as_ref().map_or(0, |prune| prune.version);
+        Ok((prune.and_then(|prune| prune.value), garbage.is_some_and(|garbage| garbage.version > pruned)))
     }
 
     /// The last fact taken from an agent.

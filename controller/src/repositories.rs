@@ -302,6 +302,28 @@ impl Repositories {
         Ok(())
     }
 
+    /// Doubts packs no more that are gone in order: a prune took them away.
+    ///
+    /// # Errors
+    /// When the state can not be read or written.
+    pub async fn doubt_no_more(
+        &self,
+        repository: &OpenRepository,
+        gone: &IdSet<PackId>,
+    ) -> Result<(), Failure> {
+        let name = &repository.name;
+        let mut known = self.damaged_packs(name).await?;
+        let before = known.packs.len();
+        known.packs.retain(|pack| !gone.contains(pack));
+        if known.packs.len() < before {
+            let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
+            self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &known, Expect::Any)).await?;
+        }
+        let doubted = repository.doubted().into_iter().filter(|pack| !gone.contains(pack));
+        repository.index.doubt_only(doubted.collect());
+        Ok(())
+    }
+
     /// Now, or when the newest snapshot of a repository was committed if the clock was set back since.
     async fn latest_moment(&self, name: &RepositoryName) -> Result<Timestamp, Failure> {
         let mut moment = self.clock.now();
@@ -357,6 +379,11 @@ impl OpenRepository {
     /// The packs that are damaged or gone, as far as is known.
     pub fn doubted(&self) -> Vec<PackId> {
         self.index.doubted()
+    }
+
+    /// Its index.
+    pub fn index(&self) -> &RepositoryIndex {
+        &self.index
     }
 
     /// Numbers of packs and blobs; a blob counts for each pack that it is in.

@@ -5,17 +5,20 @@
 //! index objects that were not entered yet are read, and when one that was entered is gone, it is built anew.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
 use holdfast_repository::id::{BlobId, IdSet, IndexId, PackId};
 use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
 use holdfast_repository::pack::PackEntry;
+use holdfast_repository::prune_apply::remove_from_index;
 use holdfast_repository::storage::StorageErrorKind;
 use holdfast_runtime::{TaskGroup, fail_point};
 use parking_lot::RwLock;
 
 use crate::repositories::{OpenRepository, repository_failure};
+use crate::repository_uses::RepositoryUses;
 use crate::store::blob_index::{
     BlobIndex as _, BlobIndexError, BlobIndexSettings, DiskBlobIndex, EnteredIndexes,
 };
@@ -37,8 +40,22 @@ pub struct RepositoryIndex {
     /// Held shared by those who ask, alone while the index is built anew.
     whole: tokio::sync::RwLock<()>,
     adopted: tokio::sync::OnceCell<usize>,
-    /// Packs that are damaged or gone. The part on disk knows them by numbers, which change when it is built anew.
-    doubted: RwLock<IdSet<PackId>>,
+    /// The part on disk knows these by numbers, which change when it is built anew.
+    unreliable: RwLock<Unreliable>,
+    /// What works with the repository and is no run.
+    pub uses: RepositoryUses,
+    /// Held by who forgets snapshots, and by a prune from its beginning to its end: what it found to be needed must not
+    /// be forgotten, or it would take away what a backup under way goes on from.
+    pub removing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Packs whose blobs are not known, and located there only where they are in no other pack.
+#[derive(Default)]
+struct Unreliable {
+    /// Damaged or gone.
+    doubted: IdSet<PackId>,
+    /// About to go.
+    condemned: IdSet<PackId>,
 }
 
 /// Packs that are in no index object yet.
@@ -56,6 +73,14 @@ impl Waiting {
 
     fn is_full(&self) -> bool {
         self.packs.len() >= WAITING_PACKS_MAX || self.index.len() >= WAITING_BLOBS_MAX
+    }
+
+    /// Takes out these packs.
+    fn remove(&mut self, packs: &IdSet<PackId>) {
+        if packs.iter().any(|pack| self.index.contains_pack(pack)) {
+            let rest = std::mem::take(self).packs;
+            rest.into_iter().filter(|pack| !packs.contains(&pack.id)).for_each(|pack| self.push(pack));
+        }
     }
 
     /// Takes out the packs that came first.
@@ -85,7 +110,9 @@ impl RepositoryIndex {
             turn: tokio::sync::Mutex::new(entered),
             whole: tokio::sync::RwLock::default(),
             adopted: tokio::sync::OnceCell::new(),
-            doubted: RwLock::default(),
+            unreliable: RwLock::default(),
+            uses: RepositoryUses::default(),
+            removing: Arc::default(),
         })
     }
 
@@ -123,25 +150,34 @@ impl RepositoryIndex {
     /// Relies no more on these packs, too: their blobs are not known any more, and are located there only where they
     /// are in no other pack.
     pub fn doubt(&self, packs: IdSet<PackId>) {
-        let mut doubted = self.doubted.write();
-        doubted.extend(packs);
-        self.tell_doubts(&doubted);
+        let mut unreliable = self.unreliable.write();
+        unreliable.doubted.extend(packs);
+        self.tell_doubts(&unreliable);
     }
 
     /// Relies on every pack again but these.
     pub fn doubt_only(&self, packs: IdSet<PackId>) {
-        let mut doubted = self.doubted.write();
-        *doubted = packs;
-        self.tell_doubts(&doubted);
+        let mut unreliable = self.unreliable.write();
+        unreliable.doubted = packs;
+        self.tell_doubts(&unreliable);
     }
 
-    fn tell_doubts(&self, doubted: &IdSet<PackId>) {
-        self.blobs.doubt_only(&doubted.iter().copied().collect::<Vec<_>>());
+    /// Keeps others from these packs, and from no other: their blobs are not known any more, and are located there only
+    /// where they are in no other pack. Forgotten when the process ends.
+    pub fn condemn_only(&self, packs: IdSet<PackId>) {
+        let mut unreliable = self.unreliable.write();
+        unreliable.condemned = packs;
+        self.tell_doubts(&unreliable);
+    }
+
+    fn tell_doubts(&self, unreliable: &Unreliable) {
+        let all = unreliable.doubted.union(&unreliable.condemned);
+        self.blobs.doubt_only(&all.copied().collect::<Vec<_>>());
     }
 
     /// The packs that are not relied on, in no order.
     pub fn doubted(&self) -> Vec<PackId> {
-        self.doubted.read().iter().copied().collect()
+        self.unreliable.read().doubted.iter().copied().collect()
     }
 
     /// Whether a pack is known.
@@ -271,6 +307,37 @@ impl RepositoryIndex {
         Ok(())
     }
 
+    /// Takes packs out of the repository's index objects and out of this index. They must be condemned, and whoever may
+    /// know their blobs from before must be done.
+    ///
+    /// # Errors
+    /// Those of the storage, and `HF-4004`.
+    pub async fn remove(&self, of: &OpenRepository, packs: &IdSet<PackId>) -> Result<(), Failure> {
+        let mut entered = self.turn.lock().await;
+        // Else an index object would be written for them later.
+        self.waiting.write().remove(packs);
+        let removed = self.remove_in_turn(of, packs, &mut entered).await;
+        if removed.is_err() {
+            // What this index knows may be in no index object by now. The first error is the one to report.
+            let _ = self.build(of, &mut entered).await;
+        }
+        removed
+    }
+
+    async fn remove_in_turn(
+        &self,
+        of: &OpenRepository,
+        packs: &IdSet<PackId>,
+        entered: &mut EnteredIndexes,
+    ) -> Result<(), Failure> {
+        let change = remove_from_index(of.repository(), packs).await;
+        let change = change.map_err(|error| repository_failure(&of.name, &error))?;
+        fail_point::hit("controller-after-prune-index");
+        let gone = self.blobs.remove_packs(packs.iter().copied().collect()).await;
+        gone.and_then(|()| entered.replace(&change.removed, &change.added))
+            .map_err(|error| index_failure(&error))
+    }
+
     /// Takes in what the repository's index objects say and this index does not know; builds it anew when it is not
     /// complete, or when an index object that it knows is gone. Says how many were read.
     ///
@@ -320,7 +387,7 @@ impl RepositoryIndex {
                 }
                 self.blobs.insert(packs).await.map_err(|error| index_failure(&error))?;
                 entered.add(&[*id]).map_err(|error| index_failure(&error))?;
-                self.tell_doubts(&self.doubted.read());
+                self.tell_doubts(&self.unreliable.read());
                 read += 1;
             }
             if !replaced {

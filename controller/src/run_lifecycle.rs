@@ -187,7 +187,7 @@ impl RunLifecycle {
             run.spec.kind() == spec.kind()
                 && run.spec.source() == spec.source()
                 && run.spec.repository() == spec.repository()
-                && (spec.source().is_some() || run.spec == *spec)
+                && (spec.source().is_some() || spec.kind() == RunKind::Prune || run.spec == *spec)
         });
         let Some(run) = same else { return Ok(()) };
         let what = spec.source().map_or_else(|| "the repository".to_owned(), ToString::to_string);

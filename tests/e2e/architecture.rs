@@ -145,7 +145,7 @@ const DELETING: &[&str] = &[
 
 #[test]
 fn objects_are_deleted_in_few_places() {
-    let mut deleting = BTreeSet::new();
+    let mut deleting: BTreeSet<&&str> = BTreeSet::new();
     for path in files_ending(".rs") {
         let place = relative(&path);
         if !place.contains("/src/") || place.contains("/tests") || place.starts_with("tests/") {

@@ -27,6 +27,7 @@ mod partitions;
 mod policies;
 mod postgres;
 mod recover;
+mod prunes;
 mod rest;
 mod s3;
 mod schedules;

@@ -198,6 +198,8 @@ pub enum RepoCommand {
     Check(RepoCheckArgs),
     /// Show what is stored, by source
     Usage(RepoNameArgs),
+    /// Remove what no snapshot needs any more
+    Prune(RepoPruneArgs),
 }
 
 /// `repo add`
@@ -288,6 +290,27 @@ pub struct RepoCheckArgs {
     /// Read and open every pack as well
     #[arg(long)]
     pub read_data: bool,
+}
+
+/// `repo prune`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast repo prune main --dry-run        what would go
+  holdfast repo prune main
+  holdfast repo prune main --confirm main --reason \"old servers were forgotten\"
+
+Packs in which nothing is needed go into the trash of the repository and are deleted after its time of grace; packs of \
+which enough is not needed are repacked. Backups may run meanwhile. The repository's definition says how often this \
+happens by itself, and which share may be freed without a person. Exit status: 0 done, 9 must be confirmed.")]
+pub struct RepoPruneArgs {
+    /// Name of the repository
+    #[arg(value_name = "REPO")]
+    pub name: String,
+
+    /// Print what would go and stop
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Agents.

@@ -29,6 +29,7 @@ pub enum KindFilter {
     Discard,
     Verify,
     Check,
+    Prune,
 }
 
 impl KindFilter {
@@ -41,6 +42,7 @@ impl KindFilter {
             KindFilter::Discard => "discard",
             KindFilter::Verify => "verify",
             KindFilter::Check => "check",
+            KindFilter::Prune => "prune",
         }
     }
 }

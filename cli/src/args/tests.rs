@@ -137,6 +137,7 @@ fn the_commands_are_those_that_were_promised() {
     repo add
     repo check
     repo list
+    repo prune
     repo usage
     restore discard
     restore list

@@ -97,6 +97,8 @@ calls! {
         list_repositories = list(ListRepositoriesRequest) -> ListRepositoriesResponse;
         /// What is stored, by source.
         repository_usage = usage(RepositoryUsageRequest) -> RepositoryUsageResponse;
+        /// Plans a prune, or queues one.
+        prune_repository = prune(PruneRepositoryRequest) -> PruneRepositoryResponse;
     }
     fleet_service_client::FleetServiceClient {
         /// Checks fleet files.

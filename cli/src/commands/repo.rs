@@ -1,5 +1,7 @@
 //! `holdfast repo …`
 
+use std::time::Duration;
+
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1;
 
@@ -7,14 +9,17 @@ use super::fleet_files::apply_text;
 use super::source_definition::{check, repository_file};
 use super::{details, run};
 use crate::app::App;
-use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand};
+use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand, RepoPruneArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::text::{counted, plain, size};
 use crate::output::{Look, format};
-use crate::views::repository::{RepositoryView, UsageView};
+use crate::views::repository::{PrunePlanView, RepositoryView, UsageView};
 use crate::views::run::RunView;
+
+/// How long a plan may take: it walks through every folder of every snapshot.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) async fn repo(app: &mut App, command: RepoCommand) -> CliResult {
     match command {
@@ -22,6 +27,7 @@ pub(super) async fn repo(app: &mut App, command: RepoCommand) -> CliResult {
         RepoCommand::List => list(app).await,
         RepoCommand::Check(args) => check_repository(app, args).await,
         RepoCommand::Usage(args) => usage(app, args.name).await,
+        RepoCommand::Prune(args) => prune(app, args).await,
     }
 }
 
@@ -116,6 +122,67 @@ async fn usage(app: &mut App, name: String) -> CliResult {
     }
     app.output.next(&[format!("holdfast repo check {name}")]);
     Ok(ExitStatus::Ok)
+}
+
+async fn prune(app: &mut App, args: RepoPruneArgs) -> CliResult {
+    let client = app.connect().await?;
+    let request = v1::PruneRepositoryRequest {
+        idempotency_key: String::new(),
+        name: args.name.clone(),
+        dry_run: true,
+        ..v1::PruneRepositoryRequest::default()
+    };
+    let planned = client.patient(PLAN_TIMEOUT).prune_repository(request).await?.plan.unwrap_or_default();
+    let plan = PrunePlanView::new(&args.name, planned);
+    if args.dry_run {
+        app.output.show(&plan, |_| describe_plan(&plan))?;
+        if plan.needs_approval {
+            app.output.next(&[format!("holdfast repo prune {0} --confirm {0} --reason TEXT", args.name)]);
+        } else {
+            app.output.next(&[format!("holdfast repo prune {}", args.name)]);
+        }
+        return Ok(ExitStatus::Ok);
+    }
+    let mut request = v1::PruneRepositoryRequest {
+        idempotency_key: app.idempotency_key(),
+        name: args.name.clone(),
+        ..v1::PruneRepositoryRequest::default()
+    };
+    if plan.needs_approval {
+        let what = format!(
+            "a prune of repository {} would free {}, {} % of its packs",
+            plan.repository,
+            size(plan.freed_bytes),
+            plan.freed_percent
+        );
+        let confirmed = app.ask_name(&what, &args.name)?;
+        (request.confirm, request.reason) = (confirmed.name, confirmed.reason);
+    }
+    let run = run::present(client.prune_repository(request).await?.run)?;
+    run::started(app, &client, vec![run]).await
+}
+
+fn describe_plan(plan: &PrunePlanView) -> String {
+    let packs = |count, bytes| format!("{}, {}", counted(count, "pack"), size(bytes));
+    let mut lines = vec![
+        ("kept", counted(plan.snapshots, "snapshot")),
+        ("stored", packs(plan.packs, plan.stored_bytes)),
+        ("needed", format!("{}, not needed {}", size(plan.live_bytes), size(plan.dead_bytes))),
+        ("go", packs(plan.delete_packs, plan.delete_bytes)),
+        (
+            "repacked",
+            format!(
+                "{}, of which {} stay",
+                packs(plan.repack_packs, plan.repack_bytes),
+                size(plan.repack_live_bytes)
+            ),
+        ),
+        ("no index", packs(plan.orphan_packs, plan.orphan_bytes)),
+        ("frees", format!("{}, {} % of the packs", size(plan.freed_bytes), plan.freed_percent)),
+        ("leaves", format!("{} that are not needed", size(plan.unused_left_bytes))),
+    ];
+    lines.extend(plan.concerns.iter().map(|concern| ("found", plain(concern))));
+    format!("prune of {}\n{}", plain(&plan.repository), details(&lines))
 }
 
 fn describe(view: &RepositoryView, look: &Look) -> String {

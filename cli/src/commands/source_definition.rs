@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use holdfast_model::fleet::{Fleet, to_yaml};
 use holdfast_model::ids::{InvalidName, RepositoryName, SourceName};
-use holdfast_model::repository_spec::{Encryption, RepositorySpec, StorageCredentials};
+use holdfast_model::repository_spec::{Encryption, PruneSettings, RepositorySpec, StorageCredentials};
 use holdfast_model::secret::SecretRef;
 use holdfast_model::source::{EngineKind, Hooks, PostgresConnect, Source, SourceDocument};
 use holdfast_model::{ErrorCode, Failure};
@@ -132,6 +132,7 @@ pub(super) fn repository_file(args: &RepoAddArgs) -> CliResult<String> {
             .map(|(access_key, secret_key)| StorageCredentials { access_key, secret_key }),
         encryption: Encryption { key },
         compression_level: args.compression_level,
+        prune: PruneSettings::default(),
     };
     let fleet = Fleet { repositories: BTreeMap::from([(repository_name, spec)]), ..Fleet::default() };
     Ok(to_yaml(&fleet))
@@ -262,6 +263,11 @@ mod tests {
                   key:
                     file: /etc/holdfast/main.key
                 compression_level: 3
+                prune:
+                  every: 1d
+                  max_unused: 5%
+                  grace: 1d
+                  approve_above: 30%
             "#);
     }
 

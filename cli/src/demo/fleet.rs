@@ -8,7 +8,7 @@ use holdfast_agent::{Agent, AgentConfig, EnrollOptions, RunningAgent, SessionSta
 use holdfast_controller::{Controller, ControllerConfig, RunningController};
 use holdfast_model::fleet::{Fleet, to_yaml};
 use holdfast_model::ids::{AgentName, RepositoryName, SourceName};
-use holdfast_model::repository_spec::{Encryption, RepositorySpec};
+use holdfast_model::repository_spec::{Encryption, PruneSettings, RepositorySpec};
 use holdfast_model::secret::{Secret, SecretRef};
 use holdfast_model::source::{EngineConfig, Hooks, Source, SqliteConfig};
 use holdfast_model::{ErrorCode, Failure};
@@ -161,6 +161,7 @@ pub(super) fn declaration(home: &Home) -> CliResult<String> {
                 credentials: None,
                 encryption: Encryption { key: SecretRef::File(home.repository_key()) },
                 compression_level: 3,
+                prune: PruneSettings::default(),
             },
         )]),
         sources: BTreeMap::from([(

@@ -1,4 +1,4 @@
-//! Repositories: create or open, list, usage.
+//! Repositories: create or open, list, usage, prune.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::TryStreamExt as _;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::repository_spec::RepositorySpec;
+use holdfast_model::run::RunSpec;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{parse, timestamp};
 use holdfast_proto::v1;
@@ -13,10 +14,14 @@ use holdfast_proto::v1::repository_service_server::RepositoryService;
 use holdfast_repository::format::ObjectKind;
 use tonic::{Request, Response, Status};
 
-use super::{caller_of, reply};
+use super::runs::{queue_run, queued_before};
+use super::{Repeatable, caller_of, reply};
+use crate::access::Caller;
 use crate::core::Core;
+use crate::prune::{self, PlanShown};
 use crate::records::Batch;
 use crate::repositories::storage_failure;
+use crate::run_lifecycle::NewRun;
 
 /// The service.
 pub struct RepositoriesApi {
@@ -97,10 +102,73 @@ impl RepositoriesApi {
         }
     }
 
+    async fn prune_inner(
+        &self,
+        caller: &Caller,
+        request: v1::PruneRepositoryRequest,
+    ) -> Result<v1::PruneRepositoryResponse, Failure> {
+        let (name, _) = self.spec(&request.name)?;
+        if request.dry_run {
+            let plan = prune::plan(&self.core, &name).await?;
+            return Ok(v1::PruneRepositoryResponse { plan: Some(message(&plan)), run: None });
+        }
+        let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
+        let run = match queued_before(&self.core, repeatable.as_ref()).await? {
+            Some(run) => run,
+            None => {
+                let approved = !request.confirm.is_empty();
+                if approved && (request.confirm != name.as_str() || request.reason.trim().is_empty()) {
+                    return Err(Failure::new(
+                        ErrorCode::NeedsConfirmation,
+                        format!("the prune of repository {name} is confirmed by its name, and with a reason"),
+                    )
+                    .then(format!("add: --confirm {name} --reason TEXT")));
+                }
+                let new = NewRun {
+                    spec: RunSpec::Prune { repository: name, approved },
+                    agent: None,
+                    requested_by: caller.actor(),
+                    traceparent: None,
+                    retry_of: None,
+                    slot: None,
+                };
+                let why: String = request.reason.chars().take(500).collect();
+                let action =
+                    if approved { format!("run.start approved: {why}") } else { "run.start".to_owned() };
+                queue_run(&self.core, caller, &action, new, repeatable.as_ref()).await?
+            }
+        };
+        Ok(v1::PruneRepositoryResponse { plan: None, run: Some((&run).into()) })
+    }
+
     fn spec(&self, text: &str) -> Result<(RepositoryName, RepositorySpec), Failure> {
         let name: RepositoryName = parse("name", text)?;
         let spec = self.core.definitions.repository(&name)?;
         Ok((name, spec))
+    }
+}
+
+/// A plan as it travels.
+fn message(plan: &PlanShown) -> v1::PrunePlan {
+    let n = &plan.numbers;
+    v1::PrunePlan {
+        snapshots: n.snapshots,
+        packs: n.packs,
+        bytes: n.bytes,
+        live_bytes: n.live_bytes,
+        dead_bytes: n.dead_bytes,
+        delete_packs: n.delete_packs,
+        delete_bytes: n.delete_bytes,
+        repack_packs: n.repack_packs,
+        repack_bytes: n.repack_bytes,
+        repack_live_bytes: n.repack_live_bytes,
+        orphan_packs: n.orphan_packs,
+        orphan_bytes: n.orphan_bytes,
+        freed_bytes: n.freed_bytes(),
+        freed_percent: n.freed_percent(),
+        unused_left_bytes: n.unused_left_bytes,
+        needs_approval: plan.needs_approval,
+        concerns: plan.concerns.clone(),
     }
 }
 
@@ -128,6 +196,14 @@ impl RepositoryService for RepositoriesApi {
             })
         };
         reply(result.await)
+    }
+
+    async fn prune(
+        &self,
+        request: Request<v1::PruneRepositoryRequest>,
+    ) -> Result<Response<v1::PruneRepositoryResponse>, Status> {
+        let caller = caller_of(&request);
+        reply(self.prune_inner(&caller, request.into_inner()).await)
     }
 
     async fn list(

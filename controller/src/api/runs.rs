@@ -121,7 +121,7 @@ impl Runs {
             RunSpec::Restore { agent, .. }
             | RunSpec::Promote { agent, .. }
             | RunSpec::Discard { agent, .. } => Ok(Some(agent.clone())),
-            RunSpec::Verify { .. } | RunSpec::Check { .. } => Ok(None),
+            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => Ok(None),
         }
     }
 

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretRef;
+use crate::units::{Percent, Span};
 
 /// One repository. Its name is its key in the fleet files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +26,34 @@ pub struct RepositorySpec {
     /// zstd level of new blobs, 1 to 19.
     #[serde(default = "default_level")]
     pub compression_level: u8,
+    /// When and how what no snapshot needs any more is removed.
+    #[serde(default)]
+    pub prune: PruneSettings,
+}
+
+/// When and how a repository is pruned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneSettings {
+    /// How often, when there may be something to gain.
+    pub every: Span,
+    /// A pack of which more than this share is not needed is repacked.
+    pub max_unused: Percent,
+    /// How long packs stay in the trash.
+    pub grace: Span,
+    /// A prune that would free more than this share of the packs' bytes waits for a person.
+    pub approve_above: Percent,
+}
+
+impl Default for PruneSettings {
+    fn default() -> Self {
+        Self {
+            every: Span::from_days(1),
+            max_unused: Percent::new(5),
+            grace: Span::from_days(1),
+            approve_above: Percent::new(30),
+        }
+    }
 }
 
 fn default_level() -> u8 {

@@ -1,4 +1,4 @@
-//! Runs: one execution of a backup, restore, verification or check.
+//! Runs: one execution of a backup, restore, verification, check or prune.
 
 use std::fmt;
 
@@ -125,6 +125,13 @@ pub enum RunSpec {
         /// Read and open every pack as well.
         read_data: bool,
     },
+    /// Remove what no snapshot needs any more from a repository. Done by the controller.
+    Prune {
+        /// Which repository.
+        repository: RepositoryName,
+        /// A person has seen how much goes.
+        approved: bool,
+    },
 }
 
 impl RunSpec {
@@ -137,6 +144,7 @@ impl RunSpec {
             RunSpec::Discard { .. } => RunKind::Discard,
             RunSpec::Verify { .. } => RunKind::Verify,
             RunSpec::Check { .. } => RunKind::Check,
+            RunSpec::Prune { .. } => RunKind::Prune,
         }
     }
 
@@ -147,7 +155,7 @@ impl RunSpec {
             | RunSpec::Restore { source, .. }
             | RunSpec::Promote { source, .. }
             | RunSpec::Discard { source, .. } => Some(source),
-            RunSpec::Verify { .. } | RunSpec::Check { .. } => None,
+            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => None,
         }
     }
 
@@ -157,7 +165,8 @@ impl RunSpec {
             RunSpec::Backup { repository, .. }
             | RunSpec::Restore { repository, .. }
             | RunSpec::Verify { repository, .. }
-            | RunSpec::Check { repository, .. } => Some(repository),
+            | RunSpec::Check { repository, .. }
+            | RunSpec::Prune { repository, .. } => Some(repository),
             RunSpec::Promote { .. } | RunSpec::Discard { .. } => None,
         }
     }
@@ -179,6 +188,8 @@ pub enum RunKind {
     Verify,
     /// Check a repository.
     Check,
+    /// Remove what no snapshot needs any more.
+    Prune,
 }
 
 impl RunKind {
@@ -201,18 +212,19 @@ impl RunKind {
             RunKind::Discard => "discard",
             RunKind::Verify => "verify",
             RunKind::Check => "check",
+            RunKind::Prune => "prune",
         }
     }
 
     /// Whether an agent does it; the controller does the others itself.
     pub fn is_for_agent(self) -> bool {
-        !matches!(self, RunKind::Verify | RunKind::Check)
+        !matches!(self, RunKind::Verify | RunKind::Check | RunKind::Prune)
     }
 
     /// Whether the machine may start it over by itself after a lost lease. A restore touches databases: only a person
     /// starts it over.
     pub fn may_restart_itself(self) -> bool {
-        matches!(self, RunKind::Backup | RunKind::Verify | RunKind::Check)
+        matches!(self, RunKind::Backup | RunKind::Verify | RunKind::Check | RunKind::Prune)
     }
 }
 

@@ -126,6 +126,33 @@ impl HeldLock {
     }
 }
 
+/// Removes the locks that count for nothing: those of holders that died. Says how many there were.
+///
+/// # Errors
+/// Those of the storage. A lock that can not be read is left where it is.
+pub async fn remove_stale_locks(
+    repository: &Repository,
+    owner: &LockOwner,
+    now: Timestamp,
+) -> Result<usize, RepositoryError> {
+    let mut removed = 0;
+    for name in lock_names(repository).await? {
+        let Ok(json) = repository.load_unpacked(&name).await else { continue };
+        let Ok(lock) = serde_json::from_slice::<LockJson>(&json) else { continue };
+        if is_stale(&lock, owner, now) {
+            remove(repository, &name).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+async fn lock_names(repository: &Repository) -> Result<Vec<ObjectName>, RepositoryError> {
+    use futures::TryStreamExt as _;
+    let listed = repository.store().list(ObjectKind::Lock).await?;
+    Ok(listed.map_ok(|(name, _)| name).try_collect().await?)
+}
+
 async fn store_lock(
     repository: &Repository,
     owner: &LockOwner,
@@ -152,8 +179,8 @@ async fn remove(repository: &Repository, name: &ObjectName) -> Result<(), Reposi
     }
 }
 
-/// Looks at every lock but our own. Those that count for nothing are left where they are: `restic unlock` and prune
-/// remove them.
+/// Looks at every lock but our own. Those that count for nothing are left where they are: `restic unlock` and
+/// [`remove_stale_locks`] remove them.
 async fn refuse_conflicts(
     repository: &Repository,
     owner: &LockOwner,
@@ -161,9 +188,7 @@ async fn refuse_conflicts(
     now: Timestamp,
     own: Option<&ObjectName>,
 ) -> Result<(), RepositoryError> {
-    use futures::TryStreamExt as _;
-    let mut names: Vec<_> =
-        repository.store().list(ObjectKind::Lock).await?.map_ok(|(name, _)| name).try_collect().await?;
+    let mut names = lock_names(repository).await?;
     names.retain(|name| Some(name) != own);
     let is_ours = |lock: &LockJson| {
         (&lock.hostname, &lock.username, lock.pid) == (&owner.hostname, &owner.username, owner.pid)

@@ -70,6 +70,15 @@ impl Packs {
         Described { as_before: first == summary, as_stored: size == Some(summary.bytes) }
     }
 
+    /// A pack that came after the list was made. Says whether it has the size that the index says.
+    pub(crate) fn came(&mut self, pack: PackId, size: u64) -> bool {
+        let described = self.absent.remove(&pack);
+        if let Err(place) = self.stored.binary_search_by_key(&pack, |stored| stored.id) {
+            self.stored.insert(place, StoredPack { id: pack, size, described });
+        }
+        described.is_some_and(|summary| summary.bytes == size)
+    }
+
     /// How many blobs the index names, counted once for each pack that they are in.
     pub(crate) fn blobs(&self) -> u64 {
         let stored = self.stored.iter().filter_map(|stored| stored.described);

@@ -59,6 +59,18 @@ impl EnteredIndexes {
         Ok(())
     }
 
+    /// Forgets some and notes others instead.
+    ///
+    /// # Errors
+    /// The file system refuses; then few or none are noted, and what is missing is entered once more.
+    pub fn replace(&mut self, removed: &[IndexId], added: &[IndexId]) -> Result<(), BlobIndexError> {
+        let mut ids = self.ids.clone();
+        ids.retain(|id| !removed.contains(id));
+        ids.extend(added);
+        self.clear()?;
+        self.add(&ids.into_iter().collect::<Vec<_>>())
+    }
+
     /// Forgets all.
     ///
     /// # Errors
@@ -87,6 +99,8 @@ mod tests {
         assert_eq!(entered.ids(), &IdSet::from_iter([a]));
         entered.add(&[c]).unwrap();
         assert_eq!(EnteredIndexes::open(folder.path()).unwrap().ids(), &IdSet::from_iter([a, c]));
+        entered.replace(&[a], &[b]).unwrap();
+        assert_eq!(EnteredIndexes::open(folder.path()).unwrap().ids(), &IdSet::from_iter([b, c]));
         entered.clear().unwrap();
         assert!(EnteredIndexes::open(folder.path()).unwrap().ids().is_empty());
     }

@@ -17,6 +17,7 @@ use crate::pack::PackEntry;
 use crate::pack_list::{PackSummary, Packs};
 use crate::reader::{BlobReader, LOCATE_BATCH, LocalSource};
 use crate::repository::Repository;
+use crate::storage::StorageErrorKind;
 use crate::tree::Tree;
 
 /// Folders that are opened before the ones below them are gathered.
@@ -33,8 +34,6 @@ const LOST_NAMED: usize = 100;
 pub struct SurveyOptions {
     /// Packs that were found damaged before: of a blob that is in another pack too, the other one counts.
     pub doubted: Vec<PackId>,
-    /// Trees that are needed besides those of the snapshots.
-    pub roots: Vec<BlobId>,
     /// Threads that open folders; the number of cores when missing.
     pub threads: Option<usize>,
 }
@@ -196,9 +195,7 @@ struct Found {
 impl Maker {
     fn make(self) -> Result<Survey, RepositoryError> {
         // In this order: what a snapshot that is listed needs was indexed before it.
-        let mut roots = self.options.roots.clone();
-        let (snapshots, trees) = self.snapshots()?;
-        roots.extend(trees);
+        let (snapshots, roots) = self.snapshots()?;
         let mut packs = self.list_packs()?;
         let mut doubted: IdSet<PackId> = self.options.doubted.iter().copied().collect();
         let (known, indexes) = self.read_indexes(&mut packs, &mut doubted)?;
@@ -285,6 +282,20 @@ impl Maker {
                 return Err(RepositoryError::damaged(ObjectName::Pack(pack), reason));
             }
             self.wait(self.index.enter(entered))?;
+        }
+        // What somebody stored and indexed since the packs were listed is not gone.
+        let absent: Vec<PackId> = packs.absent().map(|(pack, _)| *pack).collect();
+        for pack in absent {
+            let size =
+                self.wait(async { Ok(self.repository.store().size(&ObjectName::Pack(pack)).await) })?;
+            match size {
+                Ok(size) if packs.came(pack, size) && !self.options.doubted.contains(&pack) => {
+                    doubted.remove(&pack);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == StorageErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let known =
             ByType { data: Arc::new(KnownIds::new(ids.data)), tree: Arc::new(KnownIds::new(ids.tree)) };

@@ -390,19 +390,6 @@ async fn a_blob_that_is_lost_keeps_the_packs_in_no_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_further_roots_need_stays() {
-    let mut fixture = Fixture::new().await;
-    let content = fixture.pack(BlobType::Data, &[b"content"]).await[0];
-    let tree = fixture.tree(&[file_node("file", 7, &[content])]).await;
-    let id = fixture.finish(tree).await;
-    forget_snapshot(&fixture.repository, id).await.unwrap();
-    let options = SurveyOptions { roots: vec![tree], ..SurveyOptions::default() };
-    let with = surveyed(&fixture.repository, options).await.unwrap().plan(PruneOptions::default()).await;
-    assert!(with.unwrap().numbers.is_nothing());
-    assert_eq!(planned(&fixture.repository, &[]).await.unwrap().numbers.delete_packs, 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_trash_is_emptied_of_what_lies_there_long_enough() {
     let (fixture, first, second) = two_packs(&[]).await;
     let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();

@@ -1,0 +1,71 @@
+//! Prunes repositories when it is time and there may be something to gain. A reconciler: it takes no input.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use holdfast_model::ErrorCode;
+use holdfast_model::Failure;
+use holdfast_model::ids::RepositoryName;
+use holdfast_model::repository_spec::RepositorySpec;
+use holdfast_model::run::RunSpec;
+use holdfast_repository::format::ObjectKind;
+
+use crate::core::Core;
+use crate::records::Batch;
+use crate::repositories::storage_failure;
+use crate::run_lifecycle::NewRun;
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Runs until the controller stops.
+pub async fn run(core: Arc<Core>) {
+    let stop = core.tasks.token().clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = core.clock.sleep(PERIOD) => {}
+        }
+        let current = core.definitions.current();
+        for (name, spec) in &current.fleet.repositories {
+            if let Err(failure) = look_at(&core, name, spec).await {
+                tracing::warn!(repository = %name, %failure, "it is unknown whether it has to be pruned");
+            }
+        }
+    }
+}
+
+async fn look_at(core: &Arc<Core>, name: &RepositoryName, spec: &RepositorySpec) -> Result<(), Failure> {
+    let (last, garbage) = core.records.last_prune(name).await?;
+    let declared =
+        core.definitions.current().stamps.get(&format!("repositories.{name}")).map(|stamp| stamp.at);
+    let Some(since) = last.or(declared) else { return Ok(()) };
+    if core.clock.now().duration_since(since) < spec.prune.every.duration() {
+        return Ok(());
+    }
+    if !garbage && !has_trash(core, name).await? {
+        return Ok(());
+    }
+    let spec = RunSpec::Prune { repository: name.clone(), approved: false };
+    let new = NewRun {
+        spec,
+        agent: None,
+        requested_by: "controller".to_owned(),
+        traceparent: None,
+        retry_of: None,
+        slot: None,
+    };
+    let batch = Batch::new("controller", "run.start", format!("repository/{name}: prune"));
+    match core.runs.queue(vec![new], batch, |batch, _| batch).await {
+        Err(failure) if failure.code == ErrorCode::RunAlreadyActive => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn has_trash(core: &Arc<Core>, name: &RepositoryName) -> Result<bool, Failure> {
+    let repository = core.repository(name).await?;
+    let fail = |error| storage_failure(name, &error);
+    let mut trash = repository.store().list(ObjectKind::Trash).await.map_err(fail)?;
+    Ok(trash.try_next().await.map_err(fail)?.is_some())
+}

@@ -1,0 +1,210 @@
+//! Repositories that are pruned: what goes, what stays, and who may be about meanwhile.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use holdfast_model::ErrorCode;
+use holdfast_model::Failure;
+use holdfast_proto::status::from_status;
+use holdfast_proto::v1;
+use holdfast_tests::wait::{PATIENCE, until_async};
+use holdfast_tests::{Fleet, assert_same_tree, run};
+
+const FILES: usize = 12;
+const FILE_BYTES: usize = 300_000;
+
+/// Writes some of the files anew, each with bytes of its own.
+fn change(tree: &Path, files: impl IntoIterator<Item = usize>, seed: u64) {
+    use rand::{RngExt as _, SeedableRng as _};
+    std::fs::create_dir_all(tree).unwrap();
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    for file in files {
+        let mut bytes = vec![0; FILE_BYTES];
+        random.fill(&mut bytes[..]);
+        std::fs::write(tree.join(file.to_string()), bytes).unwrap();
+    }
+}
+
+/// Bytes of the files below a folder; none when it is not there.
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true => bytes_below(&entry.path()),
+        false => entry.metadata().unwrap().len(),
+    };
+    entries.map(|entry| size(entry.unwrap())).sum()
+}
+
+async fn fleet_with_history(backups: u64) -> (Fleet, PathBuf) {
+    let fleet = Fleet::start().await;
+    let tree = fleet.path().join("data");
+    change(&tree, 0..FILES, 1);
+    let source = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
+    fleet.apply(&source).await.unwrap();
+    fleet.backup_well("tree", "full").await;
+    for round in 1..backups {
+        change(&tree, (0..FILES).filter(|file| !(*file as u64).is_multiple_of(backups)), round * 100);
+        fleet.backup_well("tree", "incremental").await;
+    }
+    (fleet, tree)
+}
+
+/// Forgets all snapshots but the newest, as another program does.
+fn forget_by_restic(fleet: &Fleet) {
+    fleet.restic().run(&["forget", "--keep-last", "1"]);
+}
+
+async fn plan(fleet: &Fleet) -> v1::PrunePlan {
+    let request = v1::PruneRepositoryRequest { name: "main".to_owned(), dry_run: true, ..Default::default() };
+    fleet.repositories().prune(request).await.unwrap().into_inner().plan.unwrap()
+}
+
+async fn start_prune(fleet: &Fleet, approved: bool) -> Result<v1::Run, Failure> {
+    let (confirm, reason) = if approved { ("main", "a test") } else { ("", "") };
+    let request = v1::PruneRepositoryRequest {
+        name: "main".to_owned(),
+        confirm: confirm.to_owned(),
+        reason: reason.to_owned(),
+        ..Default::default()
+    };
+    let reply = fleet.repositories().prune(request).await.map_err(|status| from_status(&status))?;
+    Ok(reply.into_inner().run.unwrap())
+}
+
+async fn prune_well(fleet: &Fleet) -> String {
+    let run = fleet.ended(&start_prune(fleet, true).await.unwrap()).await;
+    let log = fleet.log(&run).await;
+    assert_eq!(run.phase, "succeeded", "{run:?}\n{log}");
+    log
+}
+
+async fn expect_restored(fleet: &Fleet, tree: &Path) {
+    let request = v1::PlanRestoreRequest { source: "tree".to_owned(), ..Default::default() };
+    let (_, report) = fleet.restore_well(request).await;
+    assert_same_tree(tree, report.targets[0].restored.as_ref());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_as_it_was() {
+    let (fleet, tree) = fleet_with_history(3).await;
+    let data = fleet.repository().join("data");
+    let before = bytes_below(&data);
+    let planned = plan(&fleet).await;
+    assert_eq!((planned.snapshots, planned.dead_bytes / 20_000, planned.needs_approval), (3, 0, false));
+    forget_by_restic(&fleet);
+    let planned = plan(&fleet).await;
+    assert_eq!((planned.snapshots, planned.bytes, planned.needs_approval), (1, before, true));
+    // Two thirds of the files were changed twice.
+    let dead = 2 * FILES / 3 * FILE_BYTES * 2;
+    assert!(planned.dead_bytes.abs_diff(dead as u64) < 200_000, "{planned:?}");
+
+    let refused = fleet.ended(&start_prune(&fleet, false).await.unwrap()).await;
+    let failure = refused.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::NeedsConfirmation.to_string());
+    assert!(failure.message.contains("more than 30% go without a person"), "{}", failure.message);
+    assert_eq!(bytes_below(&data), before);
+
+    let log = prune_well(&fleet).await;
+    assert!(log.contains("into the trash: "), "{log}");
+    let freed = before - bytes_below(&data);
+    assert!(freed * 100 >= planned.dead_bytes * 95, "{freed} of {planned:?}\n{log}");
+    assert!(bytes_below(&fleet.repository().join("trash")) >= freed);
+    let left = plan(&fleet).await;
+    assert!(left.dead_bytes * 20 <= left.bytes, "{left:?}");
+    fleet.restic().check_all_data();
+    expect_restored(&fleet, &tree).await;
+    assert_eq!(fleet.snapshots_of("tree").await.len(), 1);
+
+    // What stayed is known, and what went is not.
+    let again = fleet.backup_well("tree", "full").await;
+    assert!(again.progress.unwrap().bytes_new < 20_000);
+    change(&tree, 0..FILES, 1);
+    let old = fleet.backup_well("tree", "full").await;
+    assert!(old.progress.unwrap().bytes_new as usize > 2 * FILES / 3 * FILE_BYTES);
+    fleet.restic().check_all_data();
+    expect_restored(&fleet, &tree).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trash_is_emptied_after_its_time() {
+    let (mut fleet, tree) = fleet_with_history(2).await;
+    let url = format!("file://{}", fleet.repository().display());
+    fleet.add_repository("main", &url, ", prune: { grace: 1s, approve_above: 100% }").await;
+    forget_by_restic(&fleet);
+    let trash = fleet.repository().join("trash");
+    let emptied = async || {
+        let run = fleet.ended(&start_prune(&fleet, false).await.unwrap()).await;
+        assert_eq!(run.phase, "succeeded", "{run:?}");
+        (bytes_below(&trash) == 0).then_some(())
+    };
+    until_async("the trash to be emptied", PATIENCE, emptied).await;
+    assert_eq!(std::fs::read_dir(&trash).unwrap().count(), 0, "no folder of a moment is left");
+    fleet.restic().check_all_data();
+    expect_restored(&fleet, &tree).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_waits_for_another_program_that_writes() {
+    let (fleet, tree) = fleet_with_history(2).await;
+    forget_by_restic(&fleet);
+    let mut restic = Command::new("restic")
+        .args(["--no-cache", "backup", "--stdin", "--stdin-filename", "foreign", "--repo"])
+        .arg(fleet.repository())
+        .arg("--password-file")
+        .arg(fleet.password_file())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = restic.stdin.take().unwrap();
+    input.write_all(b"the first half, ").unwrap();
+    let locks = fleet.repository().join("locks");
+    let locked = async || (std::fs::read_dir(&locks).unwrap().count() > 0).then_some(());
+    until_async("restic to hold the repository", PATIENCE, locked).await;
+    let started = start_prune(&fleet, true).await.unwrap();
+    let waits = async || {
+        let request = v1::GetRunRequest { run_id: started.id.clone() };
+        let run = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        assert_eq!(run.phase.as_str().replace("queued", "running").replace("assigned", "running"), "running");
+        (run.progress.unwrap().stage == "waiting for another program").then_some(())
+    };
+    until_async("the prune to wait", PATIENCE, waits).await;
+    let log = fleet.log(&started).await;
+    assert!(log.contains("waits: the repository is locked by "), "{log}");
+    input.write_all(b"and the second").unwrap();
+    drop(input);
+    assert!(restic.wait().unwrap().success());
+    let ended = fleet.ended(&started).await;
+    assert_eq!(ended.phase, "succeeded", "{ended:?}");
+    assert_eq!(fleet.restic().run(&["dump", "latest", "/foreign"]), "the first half, and the second");
+    fleet.restic().check_all_data();
+    expect_restored(&fleet, &tree).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_shows_the_plan_and_asks_for_a_name() {
+    let (fleet, _) = fleet_with_history(2).await;
+    forget_by_restic(&fleet);
+    let prune =
+        |arguments: &[&str]| run(fleet.cli().args(["repo", "prune", "main"]).args(arguments), PATIENCE);
+    let planned = prune(&["--dry-run", "-o", "json"]).expect_success().stdout;
+    let planned: serde_json::Value = serde_json::from_str(&planned).unwrap();
+    let plan = &planned["items"][0];
+    assert_eq!((plan["needs_approval"].as_bool(), plan["snapshots"].as_u64()), (Some(true), Some(1)));
+    let shown = prune(&["--dry-run"]).expect_success().stdout;
+    assert!(shown.starts_with("prune of main\n") && shown.contains("frees"), "{shown}");
+    let refused = prune(&[]).expect_code(9);
+    assert!(refused.stderr.contains("HF-1009"), "{}", refused.stderr);
+    let asked_for = "repo prune main --confirm main --reason TEXT";
+    assert!(refused.stderr.contains(asked_for), "{}", refused.stderr);
+    let freed = plan["freed_bytes"].as_u64().unwrap();
+    let before = bytes_below(&fleet.repository().join("data"));
+    drop(prune(&["--confirm", "main", "--reason", "a test"]).expect_success());
+    assert!(before - bytes_below(&fleet.repository().join("data")) >= freed * 95 / 100);
+    fleet.restic().check_all_data();
+    fleet.stop().await;
+}
