@@ -25,6 +25,7 @@ use crate::notify::outbox::Outbox;
 use crate::pki::Authority;
 use crate::records::Records;
 use crate::repositories::{OpenRepository, Repositories};
+use crate::retention::RetentionQueue;
 use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
@@ -75,6 +76,10 @@ pub struct Core {
     pub outbox: Outbox,
     /// Tells it.
     pub notifier: Notifier,
+    /// Sources whose snapshots may be more than their policies keep.
+    pub retention: RetentionQueue,
+    /// Orders the placing of holds and the forgetting of snapshots.
+    pub holds: tokio::sync::Mutex<()>,
     /// The certificate authority.
     pub authority: Authority,
     /// What is kept between two collections of metrics.

@@ -118,6 +118,7 @@ async fn commit(
     let record = describe(id, &repository.name, &object, taken.manifest);
     let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
     core.records.commit(batch.put_snapshot(&record)).await?;
+    record.source.iter().for_each(|source| core.retention.wake(source));
     Ok(record)
 }
 

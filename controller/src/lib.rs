@@ -37,6 +37,7 @@ pub mod fleet_folder;
 pub mod fleet_health;
 pub mod health;
 pub mod http_server;
+pub mod forget;
 pub mod import;
 pub mod maintenance;
 pub mod metrics;
@@ -51,6 +52,7 @@ pub mod repositories;
 pub mod repository_index;
 pub mod repository_uses;
 pub mod rest;
+pub mod retention;
 pub mod run_lifecycle;
 pub mod run_logs;
 pub mod run_totals;
@@ -97,6 +99,7 @@ use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
 use crate::repositories::Repositories;
 use crate::rest::Site;
+use crate::retention::RetentionQueue;
 use crate::run_lifecycle::RunLifecycle;
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
@@ -242,6 +245,7 @@ impl Controller {
         tasks.spawn("alerts", OnEnd::Essential, alerts::run(core.clone()));
         tasks.spawn("notifications", OnEnd::Essential, notify::outbox::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
+        tasks.spawn("retention", OnEnd::Essential, retention::run(core.clone()));
         tasks.spawn("prune schedule", OnEnd::Essential, prune_schedule::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, http_address, store })
@@ -325,6 +329,8 @@ async fn build(
         alerts: Alerts::load(records.clone()).await?,
         outbox: Outbox::load(records.clone()).await?,
         notifier: Notifier::new(Secrets::from_process(), clock.clone(), config.notifications.clone()),
+        retention: RetentionQueue::default(),
+        holds: tokio::sync::Mutex::default(),
         authority,
         records,
         metrics: MetricsCache::default(),

@@ -208,3 +208,75 @@ async fn the_command_line_shows_the_plan_and_asks_for_a_name() {
     fleet.restic().check_all_data();
     fleet.stop().await;
 }
+
+/// Backs a source up again and again, with new data each time, until told to stop; gives the last runs.
+async fn keep_backing_up(fleet: &Fleet, source: &str, tree: &Path, rounds: u64) -> Vec<String> {
+    let mut made = Vec::new();
+    for round in 0..rounds {
+        change(tree, (0..4).map(|file| (file + round as usize) % 6), round * 7 + source.len() as u64 * 1000);
+        let kind = if round % 3 == 2 { "full" } else { "incremental" };
+        made.push(fleet.backup_well(source, kind).await.snapshot_id);
+    }
+    made
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_and_removals_beside_prunes_lose_nothing() {
+    let mut fleet = Fleet::start().await;
+    let url = format!("file://{}", fleet.repository().display());
+    fleet.add_repository("main", &url, ", prune: { grace: 1s, approve_above: 100% }").await;
+    let trees = ["one", "second"].map(|name| fleet.path().join(name));
+    for tree in &trees {
+        change(tree, 0..6, 0);
+    }
+    fleet
+        .apply(&format!(
+            "sources:\n  one: {{ engine: files, agent: a1, paths: [{}] }}\n  second: {{ engine: files, agent: a1, paths: [{}] }}\n",
+            trees[0].display(),
+            trees[1].display()
+        ))
+        .await
+        .unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let backups = async {
+        let made = tokio::join!(
+            keep_backing_up(&fleet, "one", &trees[0], 8),
+            keep_backing_up(&fleet, "second", &trees[1], 8)
+        );
+        over.store(true, std::sync::atomic::Ordering::Release);
+        made
+    };
+    // Forgets all but the newest two of each source, and prunes.
+    let removals = async {
+        let mut pruned = 0;
+        while !over.load(std::sync::atomic::Ordering::Acquire) {
+            for source in ["one", "second"] {
+                for snapshot in fleet.snapshots_of(source).await.into_iter().skip(2) {
+                    let request = v1::ForgetSnapshotsRequest {
+                        ids: vec![snapshot.id],
+                        confirm: vec![source.to_owned()],
+                        reason: "a test".to_owned(),
+                        dry_run: false,
+                    };
+                    fleet.snapshots().forget(request).await.unwrap();
+                }
+            }
+            let run = fleet.ended(&start_prune(&fleet, false).await.unwrap()).await;
+            assert_eq!(run.phase, "succeeded", "{run:?}\n{}", fleet.log(&run).await);
+            pruned += 1;
+        }
+        pruned
+    };
+    let (_, pruned) = tokio::join!(backups, removals);
+    assert!(pruned >= 3, "only {pruned} prunes came to be");
+    prune_well(&fleet).await;
+    fleet.restic().check_all_data();
+    for (source, tree) in ["one", "second"].iter().zip(&trees) {
+        let request = v1::PlanRestoreRequest { source: (*source).to_owned(), ..Default::default() };
+        let (_, report) = fleet.restore_well(request).await;
+        assert_same_tree(tree, report.targets[0].restored.as_ref());
+    }
+    let left = plan(&fleet).await;
+    assert!(left.dead_bytes * 20 <= left.bytes, "{left:?}");
+    fleet.stop().await;
+}

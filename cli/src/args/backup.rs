@@ -22,6 +22,8 @@ pub enum BackupCommand {
     Hold(BackupHoldArgs),
     /// End a hold
     Release(SnapshotArgs),
+    /// Remove snapshots for good
+    Delete(BackupDeleteArgs),
     /// Write a snapshot as one tar + zstd file with checksums, for a handover without Holdfast
     Export(BackupExportArgs),
     /// Take an exported file into a repository
@@ -153,6 +155,26 @@ pub struct BackupHoldArgs {
     #[arg(value_name = "SNAPSHOT", help = SNAPSHOT_HELP)]
     /// The snapshot.
     pub snapshot: String,
+}
+
+/// `backup delete`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast backup delete 3f2a91bc --dry-run                          what would be lost
+  holdfast backup delete 3f2a91bc 77d01e5a --confirm shop --reason \"customer left\"
+
+The name of each source is asked for, and the id of a snapshot that is the last good one of its source. A held snapshot \
+is refused. What only these snapshots needed gives its room back with the next `holdfast repo prune`. Exit status: 0 done, \
+6 held or the repository is pruned, 9 must be confirmed.")]
+pub struct BackupDeleteArgs {
+    #[arg(value_name = "SNAPSHOT", help = SNAPSHOT_HELP, required = true)]
+    /// The snapshots.
+    pub snapshots: Vec<String>,
+
+    /// Print what would be removed and stop
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `backup export`

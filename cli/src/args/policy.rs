@@ -1,5 +1,7 @@
 //! `holdfast policy …`
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 /// Policies.
@@ -11,6 +13,8 @@ pub enum PolicyCommand {
     Show(PolicyNameArgs),
     /// Show the runs that begin next by themselves
     Next(PolicyNextArgs),
+    /// Show which snapshots are kept and which go now, with the reason of each; removes nothing
+    Simulate(PolicySimulateArgs),
 }
 
 /// A command about one policy.
@@ -43,4 +47,24 @@ pub struct PolicyNextArgs {
     /// How many for each source
     #[arg(long, value_name = "1-100", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub count: u32,
+}
+
+/// `policy simulate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast policy simulate pg-main                           what retention does with its snapshots
+  holdfast policy simulate gold                              with those of all sources under a policy
+  holdfast policy simulate gold --policy-file fleet.yaml     as the policy is in a file that is not applied yet
+  holdfast policy simulate gold -o json | jq '.items[] | select(.keep | not)'
+
+This is the very plan that the controller carries out: after each backup, after each change of a definition, and hourly.")]
+pub struct PolicySimulateArgs {
+    /// A source, or a policy with all sources under it
+    #[arg(value_name = "SOURCE|POLICY")]
+    pub name: String,
+
+    /// A fleet file with the policy as it might become
+    #[arg(long, value_name = "FILE")]
+    pub policy_file: Option<PathBuf>,
 }

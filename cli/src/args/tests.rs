@@ -106,6 +106,7 @@ fn the_commands_are_those_that_were_promised() {
     apply
     audit list
     audit verify
+    backup delete
     backup export
     backup hold
     backup import

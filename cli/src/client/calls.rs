@@ -51,6 +51,8 @@ calls! {
         notify_history = history(HistoryRequest) -> HistoryResponse;
     }
     policy_service_client::PolicyServiceClient {
+        /// What a policy would keep and remove.
+        simulate_policy = simulate(SimulateRequest) -> SimulateResponse;
         /// The runs that begin next by themselves.
         next_runs = next(NextRunsRequest) -> NextRunsResponse;
         /// Keeps the backups of a source from beginning by themselves.
@@ -87,6 +89,8 @@ calls! {
         show_snapshot = show(ShowSnapshotRequest) -> ShowSnapshotResponse;
         /// Places a hold.
         hold_snapshot = hold(HoldRequest) -> HoldResponse;
+        /// Removes snapshots.
+        forget_snapshots = forget(ForgetSnapshotsRequest) -> ForgetSnapshotsResponse;
         /// Ends a hold.
         release_snapshot = release(ReleaseRequest) -> ReleaseResponse;
     }

@@ -1,18 +1,20 @@
 //! `holdfast backup …`
 
+use std::collections::BTreeSet;
+
 use holdfast_proto::v1;
 
 use super::{backup_show, backup_transfer, run};
 use crate::app::{App, snapshots};
-use crate::args::backup::{BackupCommand, BackupListArgs, BackupRunArgs};
+use crate::args::backup::{BackupCommand, BackupDeleteArgs, BackupListArgs, BackupRunArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::short_snapshot;
+use crate::output::text::{counted, short_snapshot};
 use crate::references::SnapshotReference;
 use crate::views::fleet::SourceView;
 use crate::views::run::RunView;
-use crate::views::snapshot::SnapshotView;
+use crate::views::snapshot::{DeletionView, SnapshotView};
 
 pub(super) async fn backup(app: &mut App, command: BackupCommand) -> CliResult {
     match command {
@@ -22,6 +24,7 @@ pub(super) async fn backup(app: &mut App, command: BackupCommand) -> CliResult {
         BackupCommand::Verify(args) => verify(app, &args.snapshot).await,
         BackupCommand::Hold(args) => hold(app, &args.snapshot).await,
         BackupCommand::Release(args) => release(app, &args.snapshot).await,
+        BackupCommand::Delete(args) => delete(app, &args).await,
         BackupCommand::Export(args) => backup_transfer::export(app, args).await,
         BackupCommand::Import(args) => backup_transfer::import(app, args).await,
     }
@@ -122,6 +125,44 @@ async fn hold(app: &mut App, snapshot: &str) -> CliResult {
     let view = SnapshotView::from(reply.snapshot.unwrap_or_default());
     app.output.show(&view, |_| format!("{} is held: nothing removes it\n", short_snapshot(&view.id)))?;
     app.output.next(&[format!("holdfast backup release {}", short_snapshot(&view.id))]);
+    Ok(ExitStatus::Ok)
+}
+
+async fn delete(app: &mut App, args: &BackupDeleteArgs) -> CliResult {
+    let references: Vec<SnapshotReference> =
+        args.snapshots.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let client = app.connect().await?;
+    let mut ids = Vec::with_capacity(references.len());
+    for reference in &references {
+        ids.push(app.snapshot_id(&client, reference).await?);
+    }
+    let request = v1::ForgetSnapshotsRequest { ids, dry_run: true, ..Default::default() };
+    let planned = client.forget_snapshots(request.clone()).await?;
+    let found: Vec<DeletionView> = planned.snapshots.into_iter().map(DeletionView::from).collect();
+    if args.dry_run {
+        app.output.list(&found, "")?;
+        let flags: String = planned.confirm_with.iter().map(|name| format!(" --confirm {name}")).collect();
+        app.output
+            .next(&[format!("holdfast backup delete {}{flags} --reason TEXT", args.snapshots.join(" "))]);
+        return Ok(ExitStatus::Ok);
+    }
+    let mut request = v1::ForgetSnapshotsRequest { dry_run: false, ..request };
+    for name in planned.confirm_with {
+        let of_one = found.iter().find(|view| short_snapshot(&view.snapshot.id) == name);
+        let what = match of_one.and_then(|view| view.at_stake.as_deref()) {
+            Some(stake) => format!("snapshot {name} would be gone for good: {stake}"),
+            None => format!("{} of {name} would be gone for good", counted(found.len() as u64, "snapshot")),
+        };
+        let confirmed = app.ask_name(&what, &name)?;
+        request.confirm.push(confirmed.name);
+        request.reason = confirmed.reason;
+    }
+    client.forget_snapshots(request).await?;
+    app.output.list(&found, "")?;
+    let repositories: BTreeSet<&str> = found.iter().map(|view| view.snapshot.repository.as_str()).collect();
+    app.output.next(
+        &repositories.iter().map(|name| format!("holdfast repo prune {name} --dry-run")).collect::<Vec<_>>(),
+    );
     Ok(ExitStatus::Ok)
 }
 

@@ -9,19 +9,20 @@ use holdfast_model::text::nearest;
 use holdfast_proto::v1;
 
 use crate::app::App;
-use crate::args::policy::{PolicyCommand, PolicyNextArgs};
+use crate::args::policy::{PolicyCommand, PolicyNextArgs, PolicySimulateArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::Look;
 use crate::output::text::plain;
-use crate::views::policy::{PolicyView, UpcomingView};
+use crate::views::policy::{PolicyView, RetentionView, UpcomingView};
 
 pub(super) async fn policy(app: &mut App, command: PolicyCommand) -> CliResult {
     match command {
         PolicyCommand::List => list(app).await,
         PolicyCommand::Show(args) => show(app, &args.name).await,
         PolicyCommand::Next(args) => next(app, args).await,
+        PolicyCommand::Simulate(args) => simulate(app, args).await,
     }
 }
 
@@ -113,5 +114,27 @@ async fn next(app: &mut App, args: PolicyNextArgs) -> CliResult {
         "no source is under a policy: nothing begins by itself
   next   holdfast policy list",
     )?;
+    Ok(ExitStatus::Ok)
+}
+
+async fn simulate(app: &mut App, args: PolicySimulateArgs) -> CliResult {
+    let policy_file = match &args.policy_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                CliError::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display()))
+                    .because(error.to_string())
+            })?;
+            Some(v1::FleetFile { name: path.display().to_string(), text })
+        }
+    };
+    let client = app.connect().await?;
+    let request = v1::SimulateRequest { name: args.name, policy_file };
+    let plans = client.simulate_policy(request).await?.plans;
+    let lines: Vec<RetentionView> = plans.into_iter().flat_map(RetentionView::of).collect();
+    app.output.list(&lines, "there is no snapshot to keep or to remove")?;
+    if let Some(why) = lines.iter().find_map(|line| line.frozen.as_deref()) {
+        app.output.note(&format!("nothing is removed now: {}", plain(why)));
+    }
     Ok(ExitStatus::Ok)
 }

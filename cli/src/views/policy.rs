@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{dash, filled, moment};
+use crate::output::text::{short_snapshot, size};
 use crate::output::{Column, Record, Tone};
 
 /// One policy as declared.
@@ -158,5 +159,71 @@ impl Record for UpcomingView {
 
     fn name(&self) -> String {
         self.source.clone()
+    }
+}
+
+/// What becomes of a snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RetentionView {
+    /// The source.
+    pub source: String,
+    /// Where the snapshot is.
+    pub repository: String,
+    /// The policy that decides.
+    pub policy: String,
+    /// The snapshot.
+    pub snapshot_id: String,
+    /// From when it is.
+    pub committed_at: Option<Timestamp>,
+    /// full, incremental, differential or snapshot.
+    pub snapshot_type: Option<String>,
+    /// What it added to the repository.
+    pub stored_bytes: u64,
+    /// Whether it stays.
+    pub keep: bool,
+    /// Why.
+    pub reason: String,
+    /// Why nothing is removed now, when something forbids it.
+    pub frozen: Option<String>,
+}
+
+impl RetentionView {
+    /// One line for each snapshot.
+    pub(crate) fn of(plan: v1::RetentionPlan) -> Vec<Self> {
+        let line = |decision: v1::RetentionDecision| Self {
+            source: plan.source.clone(),
+            repository: plan.repository.clone(),
+            policy: plan.policy.clone(),
+            snapshot_id: decision.snapshot_id,
+            committed_at: moment(decision.committed_at),
+            snapshot_type: filled(decision.snapshot_type),
+            stored_bytes: decision.stored_bytes,
+            keep: decision.keep,
+            reason: decision.reason,
+            frozen: filled(plan.frozen.clone()),
+        };
+        plan.decisions.into_iter().map(line).collect()
+    }
+}
+
+impl Record for RetentionView {
+    const KIND: &'static str = "RetentionDecision";
+
+    fn columns() -> Vec<Column<Self>> {
+        vec![
+            Column::<Self>::left("SOURCE", |view, _| view.source.clone()),
+            Column::<Self>::left("REPOSITORY", |view, _| view.repository.clone()),
+            Column::<Self>::left("SNAPSHOT", |view, _| short_snapshot(&view.snapshot_id).to_owned()),
+            Column::<Self>::left("COMMITTED", |view, look| look.time_or(view.committed_at, "-")),
+            Column::<Self>::left("TYPE", |view, _| dash(view.snapshot_type.as_deref())),
+            Column::<Self>::left("VERDICT", |view, _| if view.keep { "keep" } else { "remove" }.to_owned())
+                .toned(|view| if view.keep { Tone::Plain } else { Tone::Warning }),
+            Column::<Self>::left("WHY", |view, _| view.reason.clone()),
+            Column::<Self>::right("ADDED", |view, _| size(view.stored_bytes)).only_wide(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.snapshot_id.clone()
     }
 }

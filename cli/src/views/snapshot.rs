@@ -227,3 +227,42 @@ impl Record for TreeItemView {
         self.path.clone()
     }
 }
+
+/// A snapshot that is removed.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DeletionView {
+    /// The snapshot.
+    #[serde(flatten)]
+    pub snapshot: SnapshotView,
+    /// What else is lost with it.
+    pub at_stake: Option<String>,
+}
+
+impl From<v1::SnapshotToForget> for DeletionView {
+    fn from(forgotten: v1::SnapshotToForget) -> Self {
+        Self {
+            snapshot: SnapshotView::from(forgotten.snapshot.unwrap_or_default()),
+            at_stake: filled(forgotten.at_stake),
+        }
+    }
+}
+
+impl Record for DeletionView {
+    const KIND: &'static str = "Deletion";
+
+    fn columns() -> Vec<Column<Self>> {
+        vec![
+            Column::<Self>::left("SNAPSHOT", |view, _| short_snapshot(&view.snapshot.id).to_owned()),
+            Column::<Self>::left("SOURCE", |view, _| dash(view.snapshot.source.as_deref())),
+            Column::<Self>::left("REPOSITORY", |view, _| view.snapshot.repository.clone()),
+            Column::<Self>::left("COMMITTED", |view, look| look.time_or(view.snapshot.committed_at, "-")),
+            Column::<Self>::right("ADDED", |view, _| size(view.snapshot.stored_bytes)),
+            Column::<Self>::left("AT STAKE", |view, _| dash(view.at_stake.as_deref()))
+                .toned(|view| if view.at_stake.is_some() { Tone::Bad } else { Tone::Plain }),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.snapshot.id.clone()
+    }
+}

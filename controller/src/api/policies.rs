@@ -1,8 +1,12 @@
-//! What policies do by themselves: the runs to come, pauses.
+//! What policies do by themselves: the runs to come, pauses, what is kept.
 
 use std::sync::Arc;
 
+use holdfast_model::fleet::{FleetFile, read_fleet};
 use holdfast_model::ids::{PolicyName, SourceName};
+use holdfast_model::policy::Policy;
+use holdfast_model::retention::Verdict;
+use holdfast_model::source::Source;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{ConvertError, parse, parse_optional, timestamp};
 use holdfast_proto::v1;
@@ -13,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::{caller_of, reply};
 use crate::access::Caller;
 use crate::core::Core;
+use crate::retention::{self, Retention};
 use crate::schedules::{Entry, Pause};
 
 /// The longest pause that ends by itself, in seconds.
@@ -80,6 +85,35 @@ impl PoliciesApi {
         }
     }
 
+    async fn simulate_inner(&self, request: v1::SimulateRequest) -> Result<v1::SimulateResponse, Failure> {
+        let declared = self.core.definitions.current();
+        let source: Option<(&SourceName, &Source)> =
+            declared.fleet.sources.iter().find(|(name, _)| name.as_str() == request.name);
+        let named = match source {
+            Some((name, source)) => source.policy.clone().ok_or_else(|| {
+                Failure::new(ErrorCode::NotScheduled, format!("source {name} is under no policy"))
+                    .because("without one everything is kept")
+            })?,
+            None => parse::<PolicyName>("name", &request.name)?,
+        };
+        let policy = match request.policy_file {
+            Some(file) => policy_in(&file, &named)?,
+            None => self.core.definitions.policy(&named)?,
+        };
+        let under = |(_, source): &(&SourceName, &Source)| source.policy.as_ref() == Some(&named);
+        let sources: Vec<&SourceName> = match source {
+            Some((name, _)) => vec![name],
+            None => declared.fleet.sources.iter().filter(under).map(|(name, _)| name).collect(),
+        };
+        let mut plans = Vec::new();
+        for source in sources {
+            for planned in retention::plans(&self.core, source, &policy).await? {
+                plans.push(retention_plan(source, &named, &planned));
+            }
+        }
+        Ok(v1::SimulateResponse { plans })
+    }
+
     /// The schedule of a source, which it has to have.
     fn entry(&self, name: &SourceName) -> Result<Entry, Failure> {
         self.core.definitions.source(name)?;
@@ -130,6 +164,40 @@ impl PoliciesApi {
     }
 }
 
+/// The policy of this name in a file.
+fn policy_in(file: &v1::FleetFile, name: &PolicyName) -> Result<Policy, Failure> {
+    let file = FleetFile { name: file.name.clone(), text: file.text.clone() };
+    let fleet = read_fleet(std::slice::from_ref(&file)).map_err(|errors| match errors.first() {
+        Some(error) => error.into(),
+        None => Failure::new(ErrorCode::FileInvalid, format!("{} is not valid", file.name)),
+    })?;
+    fleet.policies.get(name).cloned().ok_or_else(|| {
+        Failure::new(ErrorCode::ReferenceUnknown, format!("{} has no policy {name}", file.name))
+    })
+}
+
+fn retention_plan(source: &SourceName, policy: &PolicyName, planned: &Retention) -> v1::RetentionPlan {
+    let decisions = planned.records.iter().zip(&planned.plan.decisions).map(|(record, decision)| {
+        let text = decision.verdict.to_string();
+        let reason = text.split_once(": ").map_or(text.as_str(), |(_, reason)| reason).to_owned();
+        v1::RetentionDecision {
+            snapshot_id: decision.id.to_string(),
+            committed_at: Some(timestamp(decision.committed_at)),
+            snapshot_type: record.snapshot_type.map(|kind| kind.to_string()).unwrap_or_default(),
+            stored_bytes: record.stored_bytes,
+            keep: matches!(decision.verdict, Verdict::Keep(_)),
+            reason,
+        }
+    });
+    v1::RetentionPlan {
+        source: source.to_string(),
+        repository: planned.repository.to_string(),
+        policy: policy.to_string(),
+        frozen: planned.plan.frozen.as_ref().map(ToString::to_string).unwrap_or_default(),
+        decisions: decisions.collect(),
+    }
+}
+
 /// A pause on the wire.
 pub fn pause(pause: &Pause) -> v1::Pause {
     v1::Pause {
@@ -147,6 +215,13 @@ impl PolicyService for PoliciesApi {
         request: Request<v1::NextRunsRequest>,
     ) -> Result<Response<v1::NextRunsResponse>, Status> {
         reply(self.next_inner(&request.into_inner()))
+    }
+
+    async fn simulate(
+        &self,
+        request: Request<v1::SimulateRequest>,
+    ) -> Result<Response<v1::SimulateResponse>, Status> {
+        reply(self.simulate_inner(request.into_inner()).await)
     }
 
     async fn pause(

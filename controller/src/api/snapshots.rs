@@ -1,4 +1,4 @@
-//! Snapshots: list, show, tree, hold, release, export, import.
+//! Snapshots: list, show, tree, hold, release, forget, export, import.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use holdfast_model::data_watch::Anomaly;
 use holdfast_model::ids::CONTROLLER_SOURCE;
 use holdfast_model::snapshot::{Hold, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
-use holdfast_proto::convert::{document, timestamp};
+use holdfast_proto::convert::{ConvertError, document, timestamp};
 use holdfast_proto::status::to_status;
 use holdfast_proto::v1;
 use holdfast_proto::v1::snapshot_service_server::SnapshotService;
@@ -23,6 +23,7 @@ use super::{caller_of, reply};
 use crate::access::Caller;
 use crate::contents;
 use crate::core::Core;
+use crate::forget;
 use crate::records::Batch;
 use crate::repositories::repository_failure;
 use crate::store::{Expect, Kind};
@@ -80,6 +81,7 @@ impl Snapshots {
     }
 
     async fn hold_inner(&self, caller: &Caller, request: v1::HoldRequest) -> Result<v1::Snapshot, Failure> {
+        let _turn = self.core.holds.lock().await;
         let record = self.core.records.snapshot_by_prefix(&request.id).await?;
         let hold = Hold {
             snapshot: record.id,
@@ -117,7 +119,31 @@ impl Snapshots {
         let batch = Batch::new(caller.actor(), "snapshot.release", target);
         let batch = batch.delete(Kind::Hold, record.id.to_string(), Expect::Version(hold.version));
         self.core.records.commit(batch).await?;
+        record.source.iter().for_each(|source| self.core.retention.wake(source));
         self.describe(&record).await
+    }
+
+    async fn forget_inner(
+        &self,
+        caller: &Caller,
+        request: v1::ForgetSnapshotsRequest,
+    ) -> Result<v1::ForgetSnapshotsResponse, Failure> {
+        if request.ids.is_empty() {
+            return Err(ConvertError::new("ids", "name at least one snapshot").into());
+        }
+        let deletion = forget::plan(&self.core, &request.ids).await?;
+        let mut snapshots = Vec::with_capacity(deletion.snapshots.len());
+        for (record, lost) in &deletion.snapshots {
+            snapshots.push(v1::SnapshotToForget {
+                snapshot: Some(message(record, None)),
+                at_stake: lost.clone().unwrap_or_default(),
+            });
+        }
+        if !request.dry_run {
+            let actor = caller.actor();
+            forget::delete(&self.core, &deletion, &actor, &request.confirm, &request.reason).await?;
+        }
+        Ok(v1::ForgetSnapshotsResponse { snapshots, confirm_with: deletion.confirm_with })
     }
 
     async fn tree_inner(
@@ -293,6 +319,14 @@ impl SnapshotService for Snapshots {
         let caller = caller_of(&request);
         let snapshot = self.release_inner(&caller, request.into_inner()).await;
         reply(snapshot.map(|snapshot| v1::ReleaseResponse { snapshot: Some(snapshot) }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetSnapshotsRequest>,
+    ) -> Result<Response<v1::ForgetSnapshotsResponse>, Status> {
+        let caller = caller_of(&request);
+        reply(self.forget_inner(&caller, request.into_inner()).await)
     }
 
     async fn export(

@@ -145,6 +145,8 @@ pub enum CreateOnly {
 pub struct StorageProbe {
     /// Bytes that can still be written, where the storage tells.
     pub free_bytes: Option<u64>,
+    /// Bytes that there are in all, whoever uses them, where the storage has an end and tells.
+    pub total_bytes: Option<u64>,
     /// Who keeps create-only.
     pub create_only: CreateOnly,
     /// How long it took to store one small object durably.

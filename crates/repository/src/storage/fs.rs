@@ -328,6 +328,7 @@ fn probe_written(root: &Path, path: &Path, write_latency: Duration) -> Result<St
     let (stale_temporary_files, stale_temporary_bytes) = count_stale(root, now)?;
     Ok(StorageProbe {
         free_bytes: Some(statistics.f_bavail.saturating_mul(statistics.f_frsize)),
+        total_bytes: Some(statistics.f_blocks.saturating_mul(statistics.f_frsize)),
         create_only,
         write_latency,
         read_latency,

@@ -106,6 +106,7 @@ impl ObjectStore for MemoryStore {
     async fn probe(&self) -> Result<StorageProbe, StorageError> {
         Ok(StorageProbe {
             free_bytes: None,
+            total_bytes: None,
             create_only: CreateOnly::Kept,
             write_latency: Duration::ZERO,
             read_latency: Duration::ZERO,

@@ -401,6 +401,7 @@ impl ObjectStore for S3Store {
         let _ = self.create_only.set(create_only);
         Ok(StorageProbe {
             free_bytes: None,
+            total_bytes: None,
             create_only,
             write_latency,
             read_latency,

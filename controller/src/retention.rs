@@ -1,0 +1,191 @@
+//! Removes what the policies do not keep. A reconciler: woken by new snapshots and changed definitions, and every hour; each
+//! time it reads the facts again. The plan it carries out is the one that `policy simulate` prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use holdfast_model::ids::{RepositoryName, SourceName};
+use holdfast_model::policy::Policy;
+use holdfast_model::retention::{
+    Candidate, Context, RetentionPlan, RetentionRules, StorageUse, Verdict, plan,
+};
+use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::format::ObjectKind;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::core::Core;
+use crate::forget::Forgetting;
+use crate::repositories::storage_failure;
+
+/// How often it looks at every source.
+const PERIOD: Duration = Duration::from_secs(3600);
+/// How soon it comes back to a source whose repository was busy or could not be reached.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// The sources to look at. Clones share them.
+#[derive(Clone, Default)]
+pub struct RetentionQueue {
+    inner: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    sources: Mutex<BTreeSet<SourceName>>,
+    changed: Notify,
+}
+
+impl RetentionQueue {
+    /// Something changed for a source.
+    pub fn wake(&self, source: &SourceName) {
+        self.inner.sources.lock().insert(source.clone());
+        self.inner.changed.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<SourceName> {
+        std::mem::take(&mut *self.inner.sources.lock())
+    }
+}
+
+/// What becomes of the snapshots of one source in one repository.
+pub struct Retention {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The snapshots, newest first.
+    pub records: Vec<SnapshotRecord>,
+    /// What becomes of each.
+    pub plan: RetentionPlan,
+}
+
+/// Plans for all snapshots of a source under a policy, by repository.
+///
+/// # Errors
+/// When the state can not be read, or a storage whose use decides can not be asked.
+pub async fn plans(core: &Core, source: &SourceName, policy: &Policy) -> Result<Vec<Retention>, Failure> {
+    let mut plans = Vec::new();
+    for (repository, records) in snapshots(core, source).await? {
+        plans.push(plan_one(core, policy, repository, records).await?);
+    }
+    Ok(plans)
+}
+
+/// The snapshots of a source by repository, newest first.
+async fn snapshots(
+    core: &Core,
+    source: &SourceName,
+) -> Result<BTreeMap<RepositoryName, Vec<SnapshotRecord>>, Failure> {
+    let mut found: BTreeMap<RepositoryName, Vec<SnapshotRecord>> = BTreeMap::new();
+    let mut before: Option<String> = None;
+    loop {
+        let page = core.records.snapshots_before(Some(source.as_str()), before.as_deref(), 500).await?;
+        let Some((_, last)) = page.last() else { return Ok(found) };
+        before = Some(last.clone());
+        for (record, _) in page {
+            found.entry(record.repository.clone()).or_default().push(record);
+        }
+    }
+}
+
+async fn plan_one(
+    core: &Core,
+    policy: &Policy,
+    repository: RepositoryName,
+    records: Vec<SnapshotRecord>,
+) -> Result<Retention, Failure> {
+    let mut candidates = Vec::with_capacity(records.len());
+    for record in &records {
+        let hold = core.records.hold(record.id).await?;
+        candidates.push(Candidate::of(record, hold.map(|hold| hold.value).as_ref()));
+    }
+    let storage = match policy.keep.as_ref().and_then(|keep| keep.cleanup.as_ref()) {
+        Some(_) => Some(storage_use(core, &repository).await?),
+        None => None,
+    };
+    let context = Context { storage, ..Context::default() };
+    let plan = plan(&candidates, &RetentionRules::of(policy), core.clock.now(), &context);
+    Ok(Retention { repository, records, plan })
+}
+
+async fn storage_use(core: &Core, name: &RepositoryName) -> Result<StorageUse, Failure> {
+    let repository = core.repository(name).await?;
+    let fail = |error| storage_failure(name, &error);
+    let mut packs = repository.store().list(ObjectKind::Pack).await.map_err(fail)?;
+    let mut repository_bytes = 0;
+    while let Some((_, bytes)) = packs.try_next().await.map_err(fail)? {
+        repository_bytes += bytes;
+    }
+    let probe = repository.store().probe().await.map_err(fail)?;
+    let used = probe.total_bytes.zip(probe.free_bytes).map(|(total, free)| total.saturating_sub(free));
+    Ok(StorageUse {
+        repository_bytes,
+        used_bytes: used.unwrap_or(repository_bytes),
+        capacity_bytes: probe.total_bytes,
+    })
+}
+
+/// Runs until the controller stops.
+pub async fn run(core: Arc<Core>) {
+    let stop = core.tasks.token().clone();
+    let queue = core.retention.clone();
+    let mut all_due = true;
+    let mut next_all = core.clock.monotonic();
+    loop {
+        let definitions_changed = core.definitions.changed();
+        if all_due {
+            core.definitions.current().fleet.sources.keys().for_each(|source| queue.wake(source));
+            next_all = core.clock.monotonic() + PERIOD;
+        }
+        let mut again = false;
+        for source in queue.take() {
+            if stop.is_cancelled() {
+                return;
+            }
+            if let Err(failure) = remove(&core, &source).await {
+                let busy = failure.code == ErrorCode::RunAlreadyActive;
+                if !busy {
+                    tracing::warn!(%source, %failure, "what its policy does not keep could not be removed");
+                }
+                queue.inner.sources.lock().insert(source);
+                again = true;
+            }
+        }
+        let left = next_all.saturating_duration_since(core.clock.monotonic());
+        let wait = if again { AGAIN.min(left) } else { left };
+        all_due = tokio::select! {
+            () = stop.cancelled() => return,
+            () = definitions_changed => true,
+            () = queue.inner.changed.notified() => false,
+            () = core.clock.sleep(wait) => core.clock.monotonic() >= next_all,
+        };
+    }
+}
+
+/// Removes what the policy of a source does not keep.
+async fn remove(core: &Core, source: &SourceName) -> Result<(), Failure> {
+    let Ok(definition) = core.definitions.source(source) else { return Ok(()) };
+    let Some((name, policy)) = core.definitions.policy_of(&definition) else { return Ok(()) };
+    if policy.keep.is_none() {
+        return Ok(());
+    }
+    for (repository, records) in snapshots(core, source).await? {
+        let planned = plan_one(core, &policy, repository.clone(), records).await?;
+        if planned.plan.forgotten().next().is_none() {
+            continue;
+        }
+        let forgetting = Forgetting::begin(core, &repository).await?;
+        // Oldest first: what is left after a crash is what a rule would have kept longest.
+        for (record, decision) in planned.records.iter().zip(&planned.plan.decisions).rev() {
+            let Verdict::Forget(reason) = &decision.verdict else { continue };
+            if record.id != decision.id {
+                let message = "a plan of retention is in another order than its snapshots";
+                return Err(Failure::new(ErrorCode::Internal, message));
+            }
+            let why = format!("policy {name}: {reason}");
+            forgetting.forget(core, record, "controller", &why).await?;
+        }
+    }
+    Ok(())
+}
