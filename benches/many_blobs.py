@@ -31,7 +31,7 @@ def main():
             return finished.stdout
 
         step("open, index built", "repo", "add", "many", "--url", f"file://{repository}", "--key-file", str(fleet.folder / "many.key"))
-        snapshot = next((repository / "snapshots").iterdir()).name
+        snapshot = max((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime).name
         step("check of the structure", "repo", "check", "many", "--wait")
         step("check of all data", "repo", "check", "many", "--read-data", "--wait")
         step("verification of the snapshot", "backup", "verify", snapshot[:12], "--wait")

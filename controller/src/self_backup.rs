@@ -141,6 +141,7 @@ pub async fn last_copy(core: &Core) -> Result<Option<LastCopy>, Failure> {
 /// Those of the repository and the state.
 pub async fn copy(core: &Arc<Core>, repository: &RepositoryName) -> Result<Sequence, Failure> {
     let repository = core.repository(repository).await?;
+    let _use = repository.index().uses.begin();
     let head = StateHead {
         format: FORMAT.to_owned(),
         version: 1,

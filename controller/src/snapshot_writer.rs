@@ -32,7 +32,8 @@ pub struct Unpublished {
     pub tags: Tags,
 }
 
-/// A writer of one snapshot into an open repository. To be used on a thread that may block.
+/// A writer of one snapshot into an open repository. To be used on a thread that may block. From before until the snapshot
+/// is published a [use](crate::repository_uses) of the repository must be under way: nothing that was found in it may go.
 ///
 /// # Errors
 /// When its threads can not be started.

@@ -1,7 +1,8 @@
 //! Makes a repository of very many tiny files, for measuring what grows with their number:
 //! `many_blobs FOLDER BLOBS`. Its password is `many blobs`.
 //!
-//! Each file has one blob of 16 bytes of its own; a hundred files are in a folder, a thousand folders in one above.
+//! Each file has one blob of 16 bytes of its own; a hundred files are in a folder, a thousand folders in one above. A
+//! second snapshot has every second folder.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ const INDEX_PACKS: usize = 8;
 const PACK_BYTES: usize = 16 << 20;
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "the snapshot is its result")]
+#[expect(clippy::print_stdout, reason = "the snapshots are its result")]
 async fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, blobs] = &arguments[..] else { return Err("usage: many_blobs FOLDER BLOBS".into()) };
@@ -39,7 +40,7 @@ async fn main() -> Result<(), AnyError> {
     let repository = Repository::create(store, &Secret::new("many blobs"), options).await?;
     let mut data = Packs::new(&repository, BlobType::Data);
     let mut trees = Packs::new(&repository, BlobType::Tree);
-    let (mut folders, mut above) = (Vec::new(), Vec::new());
+    let (mut folders, mut above, mut halves) = (Vec::new(), Vec::new(), Vec::new());
     let blobs: u64 = blobs.parse()?;
     for first in (0..blobs).step_by(FILES_IN_FOLDER as usize) {
         let mut encoder = TreeEncoder::new();
@@ -51,20 +52,31 @@ async fn main() -> Result<(), AnyError> {
             encoder
                 .push_node(&Node { content: vec![id], ..Node::new(format!("file {number:012}"), metadata) });
         }
-        folders.push(trees.push(&encoder.finish()).await?);
+        let folder = trees.push(&encoder.finish()).await?;
+        folders.push(folder);
+        if first.is_multiple_of(2 * FILES_IN_FOLDER) {
+            halves.push(folder);
+        }
         if folders.len() == FOLDERS_IN_FOLDER {
             above.push(trees.push(&folder_of(&std::mem::take(&mut folders))).await?);
         }
     }
     above.extend(folders);
-    let root = trees.push(&folder_of(&above)).await?;
+    let all = trees.push(&folder_of(&above)).await?;
+    let mut above = Vec::new();
+    for half in halves.chunks(FOLDERS_IN_FOLDER) {
+        above.push(trees.push(&folder_of(half)).await?);
+    }
+    let half = trees.push(&folder_of(&above)).await?;
     data.finish().await?;
     trees.finish().await?;
-    let json = format!(
-        r#"{{"time":"2026-11-21T08:00:00Z","tree":"{root}","paths":["/many"],"hostname":"nowhere"}}"#
-    );
-    let snapshot: SnapshotObject = serde_json::from_str(&json)?;
-    println!("{}", repository.save_snapshot(&snapshot).await?);
+    for (hour, root) in [(8, all), (9, half)] {
+        let json = format!(
+            r#"{{"time":"2026-11-21T0{hour}:00:00Z","tree":"{root}","paths":["/many"],"hostname":"nowhere"}}"#
+        );
+        let snapshot: SnapshotObject = serde_json::from_str(&json)?;
+        println!("{}", repository.save_snapshot(&snapshot).await?);
+    }
     Ok(())
 }
 

@@ -1,0 +1,43 @@
+"""What a prune of very many blobs costs: `many_blobs_prune.py REPOSITORY` with a repository that the example `many_blobs`
+made; it is changed. Half of its files are forgotten, so that every pack of data is repacked. Prints wall time and the peak
+memory of the controller after each step."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fleet import PROGRAMS, Fleet
+
+
+def peak_mib(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def main():
+    repository = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory(dir=repository.parent) as folder, Fleet(Path(folder) / "fleet") as fleet:
+        fleet.write("many.key", "many blobs")
+
+        def step(what, *arguments):
+            begun = time.monotonic()
+            finished = subprocess.run([PROGRAMS / "holdfast", *arguments], env=fleet.environment, capture_output=True, text=True, check=False)
+            took, peak = time.monotonic() - begun, peak_mib(fleet.daemons()["controller"])
+            stored = sum(path.stat().st_size for path in (repository / "data").rglob("*") if path.is_file()) >> 20
+            print(f"{what:34} {took:8.1f} s   controller peak {peak:6.0f} MiB   packs {stored:5} MiB   exit {finished.returncode}", flush=True)
+            if finished.returncode != 0:
+                print(finished.stdout, finished.stderr)
+
+        step("open, index built", "repo", "add", "many", "--url", f"file://{repository}", "--key-file", str(fleet.folder / "many.key"))
+        step("plan, all is needed", "repo", "prune", "many", "--dry-run")
+        oldest = min((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime).name
+        step("forget the larger snapshot", "backup", "delete", oldest[:12], "--confirm", "many", "--reason", "measured")
+        step("plan, half is needed", "repo", "prune", "many", "--dry-run")
+        step("plan and prune", "repo", "prune", "many", "--confirm", "many", "--reason", "measured", "--wait")
+        step("check of all data", "repo", "check", "many", "--read-data", "--wait")
+
+
+main()
