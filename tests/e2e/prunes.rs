@@ -8,8 +8,10 @@ use holdfast_model::ErrorCode;
 use holdfast_model::Failure;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
+use holdfast_tests::process_fleet::LONG_LEASE;
 use holdfast_tests::wait::{PATIENCE, until_async};
-use holdfast_tests::{Fleet, assert_same_tree, run};
+use holdfast_tests::{Fleet, ProcessFleet, SkewedClock, assert_same_tree, run};
+use jiff::SignedDuration;
 
 const FILES: usize = 12;
 const FILE_BYTES: usize = 300_000;
@@ -278,5 +280,99 @@ async fn backups_and_removals_beside_prunes_lose_nothing() {
     }
     let left = plan(&fleet).await;
     assert!(left.dead_bytes * 20 <= left.bytes, "{left:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_program_is_kept_out_while_a_prune_removes_and_backups_of_ours_go_on() {
+    let fleet = ProcessFleet::start(LONG_LEASE, ["prune-after-new-index"]).await;
+    let tree = fleet.path().join("data");
+    change(&tree, 0..4, 1);
+    fleet.declare_tree(&tree).await;
+    let first = fleet.backup_well("tree", "full").await.snapshot_id;
+    change(&tree, 0..3, 2);
+    fleet.backup_well("tree", "incremental").await;
+    let request = v1::ForgetSnapshotsRequest {
+        ids: vec![first],
+        confirm: vec!["tree".to_owned()],
+        reason: "a test".to_owned(),
+        dry_run: false,
+    };
+    fleet.snapshots().forget(request).await.unwrap();
+    let hold = fleet.hold("prune-after-new-index");
+    let request = v1::PruneRepositoryRequest {
+        name: "main".to_owned(),
+        confirm: "main".to_owned(),
+        reason: "a test".to_owned(),
+        ..Default::default()
+    };
+    let pruning = fleet.repositories().prune(request).await.unwrap().into_inner().run.unwrap();
+    fleet.is_held(&hold).await;
+    let refused = fleet.restic().try_run(&["forget", "--keep-last", "1"]);
+    assert!(refused.stderr.contains("repository is already locked exclusively"), "{}", refused.stderr);
+    // A snapshot can be taken, and none be removed.
+    change(&tree, 1..3, 3);
+    let backup = fleet.start_backup("tree", "incremental").await.unwrap();
+    let list = fleet.snapshots_of("tree").await;
+    let request = v1::ForgetSnapshotsRequest {
+        ids: vec![list[0].id.clone()],
+        confirm: vec!["tree".to_owned(), list[0].id[..8].to_owned()],
+        reason: "a test".to_owned(),
+        dry_run: false,
+    };
+    let busy = fleet.snapshots().forget(request).await.unwrap_err();
+    assert_eq!(from_status(&busy).code, ErrorCode::RunAlreadyActive);
+    drop(hold);
+    for run in [&backup, &pruning] {
+        let ended = fleet.ended(run).await;
+        assert_eq!(ended.phase, "succeeded", "{ended:?}\n{}", fleet.log(&ended).await);
+    }
+    fleet.restic().check_all_data();
+    let restored = fleet.path().join("restored");
+    fleet.restic().restore("latest", &restored);
+    assert_same_tree(&tree, &restored.join(tree.strip_prefix("/").unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_pruned_by_itself_when_it_is_due_and_something_is_to_be_gained() {
+    let clock = SkewedClock::default();
+    let mut fleet = Fleet::controller_at(clock.shared()).await;
+    fleet.add_agent("a1").await;
+    let url = format!("file://{}", fleet.repository().display());
+    fleet.add_repository("main", &url, ", prune: { approve_above: 100% }").await;
+    let tree = fleet.path().join("data");
+    change(&tree, 0..4, 1);
+    let source = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
+    fleet.apply(&source).await.unwrap();
+    let first = fleet.backup_well("tree", "full").await.snapshot_id;
+    change(&tree, 0..3, 2);
+    fleet.backup_well("tree", "full").await;
+    let request = v1::ForgetSnapshotsRequest {
+        ids: vec![first],
+        confirm: vec!["tree".to_owned()],
+        reason: "a test".to_owned(),
+        dry_run: false,
+    };
+    fleet.snapshots().forget(request).await.unwrap();
+    let prunes = async || {
+        let request = v1::ListRunsRequest { kind: "prune".to_owned(), ..Default::default() };
+        fleet.runs().list(request).await.unwrap().into_inner().runs
+    };
+    assert_eq!(prunes().await.len(), 0);
+    let before = bytes_below(&fleet.repository().join("data"));
+    for number in 1..=2 {
+        clock.jump(SignedDuration::from_hours(25));
+        let done = async || {
+            let runs = prunes().await;
+            (runs.len() == number && runs[0].phase == "succeeded").then(|| runs[0].clone())
+        };
+        let run = until_async("a prune to have come by itself", PATIENCE, done).await;
+        assert_eq!(run.requested_by, "controller");
+        // First into the trash, then out of it.
+        let trash = bytes_below(&fleet.repository().join("trash"));
+        assert_eq!(trash > 0, number == 1, "{trash} bytes are in the trash");
+    }
+    assert!(bytes_below(&fleet.repository().join("data")) < before - 2 * FILE_BYTES as u64);
+    fleet.restic().check_all_data();
     fleet.stop().await;
 }
