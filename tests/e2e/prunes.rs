@@ -111,7 +111,12 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_as_it_was() {
     assert!(log.contains("into the trash: "), "{log}");
     let freed = before - bytes_below(&data);
     assert!(freed * 100 >= planned.dead_bytes * 95, "{freed} of {planned:?}\n{log}");
-    assert!(bytes_below(&fleet.repository().join("trash")) >= freed);
+    let trash = bytes_below(&fleet.repository().join("trash"));
+    assert!(trash >= freed);
+    let request = v1::RepositoryUsageRequest { name: "main".to_owned() };
+    let usage = fleet.repositories().usage(request).await.unwrap().into_inner().repository.unwrap();
+    assert_eq!((usage.trash_bytes, usage.stored_bytes), (trash, bytes_below(&data)));
+    assert!(usage.pruned_at.is_some());
     let left = plan(&fleet).await;
     assert!(left.dead_bytes * 20 <= left.bytes, "{left:?}");
     fleet.restic().check_all_data();

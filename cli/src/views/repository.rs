@@ -34,6 +34,10 @@ pub(crate) struct RepositoryView {
     pub free_bytes: Option<u64>,
     /// When its structure was last checked without a finding.
     pub checked_at: Option<Timestamp>,
+    /// Size of what lies in its trash; not a part of its packs.
+    pub trash_bytes: u64,
+    /// When it was last pruned.
+    pub pruned_at: Option<Timestamp>,
 }
 
 impl From<v1::Repository> for RepositoryView {
@@ -50,6 +54,8 @@ impl From<v1::Repository> for RepositoryView {
             logical_bytes: repository.logical_bytes,
             free_bytes: (repository.free_bytes > 0).then_some(repository.free_bytes),
             checked_at: moment(repository.checked_at),
+            trash_bytes: repository.trash_bytes,
+            pruned_at: moment(repository.pruned_at),
         }
     }
 }
@@ -88,6 +94,8 @@ impl Record for RepositoryView {
             Column::<Self>::left("CHECKED", |view, look| look.time_or(view.checked_at, "never")),
             Column::<Self>::left("URL", |view, _| view.url.clone()),
             Column::<Self>::right("PACKS", |view, _| count(view.packs)).only_wide(),
+            Column::<Self>::right("TRASH", |view, _| size(view.trash_bytes)).only_wide(),
+            Column::<Self>::left("PRUNED", |view, look| look.time_or(view.pruned_at, "never")).only_wide(),
             Column::<Self>::left("ID", |view, _| dash(view.repository_id.as_deref())).only_wide(),
         ]
     }

@@ -65,6 +65,11 @@ impl RepositoriesApi {
             described.packs += 1;
             described.stored_bytes += bytes;
         }
+        let mut trash = repository.store().list(ObjectKind::Trash).await.map_err(fail)?;
+        while let Some((_, bytes)) = trash.try_next().await.map_err(fail)? {
+            described.trash_bytes += bytes;
+        }
+        described.pruned_at = self.core.records.last_prune(name).await?.0.map(timestamp);
         for usage in self.usage(name).await? {
             described.snapshots += usage.snapshots;
         }
