@@ -10,7 +10,7 @@ use holdfast_model::text::counted;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::forget::forget_snapshot;
 use holdfast_repository::id::SnapshotId;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::core::Core;
 use crate::records::Batch;
@@ -19,7 +19,7 @@ use crate::repositories::{OpenRepository, repository_failure};
 /// The right to forget snapshots of a repository: nobody prunes it meanwhile.
 pub struct Forgetting {
     repository: Arc<OpenRepository>,
-    _alone: OwnedMutexGuard<()>,
+    _no_prune: OwnedRwLockReadGuard<()>,
 }
 
 impl Forgetting {
@@ -29,11 +29,11 @@ impl Forgetting {
     /// `HF-4005` while the repository is pruned; when it can not be opened.
     pub async fn begin(core: &Core, name: &RepositoryName) -> Result<Self, Failure> {
         let repository = core.repository(name).await?;
-        let alone = repository.index().removing.clone().try_lock_owned().map_err(|_| {
-            let message = format!("repository {name} is pruned, or snapshots of it are forgotten");
-            Failure::new(ErrorCode::RunAlreadyActive, message).then("holdfast run list --kind prune")
+        let no_prune = repository.index().removing.clone().try_read_owned().map_err(|_| {
+            Failure::new(ErrorCode::RunAlreadyActive, format!("repository {name} is pruned now"))
+                .then("holdfast run list --kind prune")
         })?;
-        Ok(Self { repository, _alone: alone })
+        Ok(Self { repository, _no_prune: no_prune })
     }
 
     /// Forgets a snapshot of this repository.

@@ -112,7 +112,7 @@ pub(crate) async fn prune(
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
     let repository = core.repository(name).await?;
-    let _alone = repository.index().removing.lock().await;
+    let _alone = repository.index().removing.write().await;
     let settings = repository.spec.prune.clone();
     // After a crash the catalog may hold what was forgotten; nobody may go on from that.
     core.catalog.sync(&repository).await?;

@@ -44,9 +44,9 @@ pub struct RepositoryIndex {
     unreliable: RwLock<Unreliable>,
     /// What works with the repository and is no run.
     pub uses: RepositoryUses,
-    /// Held by who forgets snapshots, and by a prune from its beginning to its end: what it found to be needed must not
-    /// be forgotten, or it would take away what a backup under way goes on from.
-    pub removing: Arc<tokio::sync::Mutex<()>>,
+    /// Held shared by those who forget snapshots, and alone by a prune from its beginning to its end: what it found to be
+    /// needed must not be forgotten, or it would take away what a backup under way goes on from.
+    pub removing: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// Packs whose blobs are not known, and located there only where they are in no other pack.

@@ -23,7 +23,7 @@ use crate::repositories::storage_failure;
 
 /// How often it looks at every source.
 const PERIOD: Duration = Duration::from_secs(3600);
-/// How soon it comes back to a source whose repository was busy or could not be reached.
+/// How soon it comes back to a source whose repository was pruned just then. What fails is tried again an hour later.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// The sources to look at. Clones share them.
@@ -144,12 +144,12 @@ pub async fn run(core: Arc<Core>) {
                 return;
             }
             if let Err(failure) = remove(&core, &source).await {
-                let busy = failure.code == ErrorCode::RunAlreadyActive;
-                if !busy {
+                if failure.code == ErrorCode::RunAlreadyActive {
+                    queue.inner.sources.lock().insert(source);
+                    again = true;
+                } else {
                     tracing::warn!(%source, %failure, "what its policy does not keep could not be removed");
                 }
-                queue.inner.sources.lock().insert(source);
-                again = true;
             }
         }
         let left = next_all.saturating_duration_since(core.clock.monotonic());

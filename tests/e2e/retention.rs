@@ -6,12 +6,20 @@ use holdfast_model::ErrorCode;
 use holdfast_model::Failure;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
+use holdfast_runtime::{SharedClock, SystemClock};
 use holdfast_tests::wait::{PATIENCE, until_async};
-use holdfast_tests::{Fleet, run};
+use holdfast_tests::{Fleet, SkewedClock, run};
+use jiff::SignedDuration;
 
 /// A fleet with a source `tree` that was backed up so often. The snapshots, oldest first.
 async fn fleet_with_snapshots(count: usize) -> (Fleet, PathBuf, Vec<String>) {
-    let fleet = Fleet::start().await;
+    fleet_at(SystemClock::shared(), count).await
+}
+
+async fn fleet_at(clock: SharedClock, count: usize) -> (Fleet, PathBuf, Vec<String>) {
+    let mut fleet = Fleet::controller_at(clock).await;
+    fleet.add_agent("a1").await;
+    fleet.add_repository("main", &format!("file://{}", fleet.repository().display()), "").await;
     let tree = fleet.path().join("data");
     std::fs::create_dir(&tree).unwrap();
     declare(&fleet, &tree, "").await.unwrap();
@@ -96,6 +104,16 @@ async fn expect_as_simulated(fleet: &Fleet, policy: &str) -> v1::RetentionPlan {
     plan
 }
 
+/// Who did what, one line each.
+async fn audit(fleet: &Fleet) -> String {
+    let mut audit = String::new();
+    let mut parts = fleet.status().audit(v1::AuditRequest::default()).await.unwrap().into_inner();
+    while let Some(part) = parts.message().await.unwrap() {
+        part.entries.iter().for_each(|entry| audit.push_str(&format!("{} {}\n", entry.action, entry.target)));
+    }
+    audit
+}
+
 fn reason_of<'p>(plan: &'p v1::RetentionPlan, id: &str) -> &'p str {
     &plan.decisions.iter().find(|decision| decision.snapshot_id == id).unwrap().reason
 }
@@ -115,11 +133,7 @@ async fn what_is_simulated_is_what_is_removed_and_protected_snapshots_stay() {
     assert_eq!(reason_of(&plan, &snapshots[1]), "the last verified one");
     assert_eq!(reason_of(&plan, &snapshots[2]), "no rule keeps it");
     assert!(reason_of(&plan, &snapshots[5]).starts_with("the last good one; "), "{plan:?}");
-    let mut audit = String::new();
-    let mut parts = fleet.status().audit(v1::AuditRequest::default()).await.unwrap().into_inner();
-    while let Some(part) = parts.message().await.unwrap() {
-        part.entries.iter().for_each(|entry| audit.push_str(&format!("{} {}\n", entry.action, entry.target)));
-    }
+    let audit = audit(&fleet).await;
     let entry =
         format!("snapshot.forget snapshot/{} of tree in main: policy p: no rule keeps it", snapshots[2]);
     assert!(audit.contains(&entry), "{audit}");
@@ -162,6 +176,32 @@ async fn a_damaged_snapshot_does_not_stand_in_for_the_last_good_one() {
     let plan = expect_as_simulated(&fleet, "keep: { last: 1 }").await;
     assert_eq!(ids(&fleet).await, [snapshots[1].clone()]);
     assert_eq!(reason_of(&plan, &snapshots[1]), "the last good one; the last complete one; last 1 of 1");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_while_backups_fail() {
+    let clock = SkewedClock::default();
+    let (fleet, _, snapshots) = fleet_at(clock.shared(), 3).await;
+    let request =
+        v1::PauseSourceRequest { source: "tree".to_owned(), reason: "a test".to_owned(), for_seconds: 0 };
+    fleet.policies().pause(request).await.unwrap();
+    clock.jump(SignedDuration::from_hours(72));
+    declare_less(&fleet, "schedule: { full: { every: 1d } }, keep: { last: 1 }").await;
+    let plan = simulated(&fleet, None).await;
+    assert_eq!(plan.frozen, "the newest good one is 3d old, the schedule promises one every 1d12h");
+    assert!(plan.decisions.iter().all(|decision| decision.keep));
+    let new = fleet.backup_well("tree", "full").await.snapshot_id;
+    let done = async || (ids(&fleet).await == [new.clone()]).then_some(());
+    until_async("the old ones to go", PATIENCE, done).await;
+    // Not before there was a new one.
+    let audit = audit(&fleet).await;
+    let at = |text: &str| audit.find(text).unwrap_or_else(|| panic!("{text} is not in {audit}"));
+    for old in &snapshots {
+        assert!(
+            at(&format!("snapshot.forget snapshot/{old}")) > at(&format!("snapshot.commit snapshot/{new}"))
+        );
+    }
     fleet.stop().await;
 }
 

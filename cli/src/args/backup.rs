@@ -161,7 +161,7 @@ pub struct BackupHoldArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  holdfast backup delete 3f2a91bc --dry-run                          what would be lost
+  holdfast backup delete 3f2a91bc --dry-run
   holdfast backup delete 3f2a91bc 77d01e5a --confirm shop --reason \"customer left\"
 
 The name of each source is asked for, and the id of a snapshot that is the last good one of its source. A held snapshot \

@@ -53,9 +53,9 @@ pub struct PolicyNextArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  holdfast policy simulate pg-main                           what retention does with its snapshots
-  holdfast policy simulate gold                              with those of all sources under a policy
-  holdfast policy simulate gold --policy-file fleet.yaml     as the policy is in a file that is not applied yet
+  holdfast policy simulate pg-main
+  holdfast policy simulate gold                            all sources under a policy
+  holdfast policy simulate gold --policy-file fleet.yaml   as the policy is in a file
   holdfast policy simulate gold -o json | jq '.items[] | select(.keep | not)'
 
 This is the very plan that the controller carries out: after each backup, after each change of a definition, and hourly.")]

@@ -135,6 +135,7 @@ fn the_commands_are_those_that_were_promised() {
     policy list
     policy next
     policy show
+    policy simulate
     repo add
     repo check
     repo list
