@@ -45,7 +45,7 @@ fn words(command: &str) -> Vec<String> {
         match c {
             '{' => {
                 depth += 1;
-                filled.push_str("deadbeef");
+                filled.push_str("12345678");
             }
             '}' => depth -= 1,
             c if depth == 0 => filled.push(c),

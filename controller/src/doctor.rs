@@ -5,7 +5,6 @@ use std::sync::Arc;
 use holdfast_model::Failure;
 use holdfast_model::text::{counted, size};
 use holdfast_proto::v1;
-use jiff::SignedDuration;
 
 use crate::core::Core;
 use crate::fleet_folder::Standing;
@@ -16,9 +15,6 @@ const CLOCK_SKEW_MILLIS_MAX: i64 = 2_000;
 
 /// Free space below which a word is due, in bytes.
 const FREE_BYTES_MIN: u64 = 1 << 30;
-
-/// How old the newest copy of the controller's own state may be: it is made only when something changed.
-const SELF_BACKUP_AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 struct Findings(Vec<v1::Finding>);
 
@@ -103,7 +99,7 @@ async fn examine_self_backup(core: &Arc<Core>, findings: &mut Findings) -> Resul
         return Ok(());
     };
     let age = core.clock.now().duration_since(last.at);
-    if age > SELF_BACKUP_AGE_MAX {
+    if age > self_backup::AGE_MAX {
         let message = format!("the newest copy of the controller's own state is of {}", last.at);
         add("failed", message, "journalctl -u holdfast-controller   # on the controller's host");
     } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use holdfast_model::ids::{RepositoryName, SourceName};
+use holdfast_model::ids::{CONTROLLER_SOURCE, RepositoryName, SourceName};
 use holdfast_model::policy::Policy;
 use holdfast_model::retention::{
     Candidate, Context, RetentionPlan, RetentionRules, StorageUse, Verdict, plan,
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::core::Core;
 use crate::forget::Forgetting;
 use crate::repositories::storage_failure;
+use crate::self_backup;
 
 /// How often it looks at every source.
 const PERIOD: Duration = Duration::from_secs(3600);
@@ -136,6 +137,9 @@ pub async fn run(core: Arc<Core>) {
         let definitions_changed = core.definitions.changed();
         if all_due {
             core.definitions.current().fleet.sources.keys().for_each(|source| queue.wake(source));
+            if let Ok(own) = SourceName::new(CONTROLLER_SOURCE) {
+                queue.wake(&own);
+            }
             next_all = core.clock.monotonic() + PERIOD;
         }
         let mut again = false;
@@ -163,10 +167,19 @@ pub async fn run(core: Arc<Core>) {
     }
 }
 
+/// The policy that says what is kept of a source, and how it is called; copies of the controller's own state have one that
+/// nobody declares.
+fn rules_of(core: &Core, source: &SourceName) -> Option<(String, Policy)> {
+    if source.as_str() == CONTROLLER_SOURCE {
+        return Some(("self_backup".to_owned(), self_backup::policy()));
+    }
+    let definition = core.definitions.source(source).ok()?;
+    core.definitions.policy_of(&definition).map(|(name, policy)| (format!("policy {name}"), policy))
+}
+
 /// Removes what the policy of a source does not keep.
 async fn remove(core: &Core, source: &SourceName) -> Result<(), Failure> {
-    let Ok(definition) = core.definitions.source(source) else { return Ok(()) };
-    let Some((name, policy)) = core.definitions.policy_of(&definition) else { return Ok(()) };
+    let Some((rules, policy)) = rules_of(core, source) else { return Ok(()) };
     if policy.keep.is_none() {
         return Ok(());
     }
@@ -183,7 +196,7 @@ async fn remove(core: &Core, source: &SourceName) -> Result<(), Failure> {
                 let message = "a plan of retention is in another order than its snapshots";
                 return Err(Failure::new(ErrorCode::Internal, message));
             }
-            let why = format!("policy {name}: {reason}");
+            let why = format!("{rules}: {reason}");
             forgetting.forget(core, record, "controller", &why).await?;
         }
     }

@@ -20,10 +20,12 @@ use std::time::Duration;
 
 use holdfast_model::fleet::to_yaml;
 use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
+use holdfast_model::policy::{Keep, Policy};
+use holdfast_model::units::Count;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::tree::{FileTime, NodeMetadata, NodeType};
 use holdfast_repository::write::{OwnFile, SnapshotWriter, WriteContent, WriteEntry};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,12 @@ pub const FORMAT: &str = "holdfast-controller-state";
 
 /// Under which key the last copy is remembered.
 const LAST: &str = "self-backup";
+
+/// How often a copy is made although nothing changed: so an old one says that something is wrong.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(12 * 3600);
+
+/// How old the newest copy may be.
+pub const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// How soon a copy that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -82,7 +90,7 @@ pub struct LastCopy {
 pub async fn run(core: Arc<Core>) {
     let stop = core.tasks.token().clone();
     let every = core.self_backup.every();
-    let mut copied: Option<Sequence> = None;
+    let (mut copied, mut copied_at): (Option<Sequence>, _) = (None, core.clock.monotonic());
     let mut wait = every;
     loop {
         tokio::select! {
@@ -91,11 +99,15 @@ pub async fn run(core: Arc<Core>) {
         }
         wait = every;
         let Ok(Some(repository)) = destination(&core) else { continue };
-        if copied == Some(core.records.store().sequence()) {
+        let age = core.clock.monotonic().saturating_duration_since(copied_at);
+        if copied == Some(core.records.store().sequence()) && age < AT_LEAST_EVERY {
             continue;
         }
         match copy(&core, &repository).await {
-            Ok(sequence) => copied = Some(sequence),
+            Ok(sequence) => {
+                copied = Some(sequence);
+                copied_at = core.clock.monotonic();
+            }
             Err(failure) => {
                 tracing::error!(%repository, %failure, "the controller's own state could not be copied");
                 wait = AGAIN.min(every);
@@ -125,6 +137,17 @@ pub fn destination(core: &Core) -> Result<Option<RepositoryName>, Failure> {
             "`self_backup.to` names no repository, and there is more than one",
         )),
     }
+}
+
+/// What is kept of the copies: the newest ten, and one for each of the last hours and days.
+pub fn policy() -> Policy {
+    let keep = Keep {
+        last: Some(Count::new(10)),
+        hourly: Some(Count::new(24)),
+        daily: Some(Count::new(30)),
+        ..Keep::default()
+    };
+    Policy { keep: Some(keep), ..Policy::default() }
 }
 
 /// The last copy that was made.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_model::Failure;
-use holdfast_model::data_watch::Severity;
+use holdfast_model::alert::Severity;
 use holdfast_model::health::Health;
 use holdfast_model::ids::{PolicyName, RepositoryName, SourceName};
 use holdfast_model::objectives::{self, ObjectiveState, Report, SourceFacts, Standing};

@@ -152,8 +152,14 @@ async fn a_restore_is_timed_and_a_silent_storage_holds_nothing_up() {
         ..v1::PlanRestoreRequest::default()
     };
     fleet.restore_well(request).await;
-    let found = metrics(&fleet).await;
-    let at = value(&found, "holdfast_restore_last_success_timestamp_seconds", &[("source", "tree")]).unwrap();
+    // The proof is stored after the end of the run.
+    let proven = async || {
+        let found = metrics(&fleet).await;
+        let name = "holdfast_restore_last_success_timestamp_seconds";
+        let at = value(&found, name, &[("source", "tree")]).filter(|at| *at > 0.0)?;
+        Some((found, at))
+    };
+    let (found, at) = until_async("the restore to be proof", PATIENCE, proven).await;
     let took = value(&found, "holdfast_restore_rto_seconds", &[("source", "tree")]).unwrap();
     assert!(at > 0.0 && took > 0.0 && took < 60.0, "{at} {took}");
 

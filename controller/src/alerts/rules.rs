@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::Failure;
 use holdfast_model::alert::expression::{self, Expression};
 use holdfast_model::alert::rule::built_in;
 use holdfast_model::alert::{
@@ -14,13 +13,16 @@ use holdfast_model::fleet::Fleet;
 use holdfast_model::ids::{AgentName, RuleName, SourceName};
 use holdfast_model::metrics::MetricFamily;
 use holdfast_model::objectives::ObjectiveState;
+use holdfast_model::run_state::Phase;
 use holdfast_model::source::Source;
+use holdfast_model::{ErrorCode, Failure};
 use jiff::{SignedDuration, Timestamp};
 
 use super::words;
 use crate::agents::AgentRecord;
 use crate::core::Core;
 use crate::metrics;
+use crate::self_backup;
 use crate::source_status::{self, Safety, SourceStanding};
 
 /// How long agents have to come back after a start of the controller before they are missed.
@@ -28,6 +30,9 @@ const RETURN_TIME: Duration = Duration::from_secs(30);
 
 /// How long before its end a certificate is spoken of, in seconds: it lives a day, and is renewed eight hours before.
 const CERTIFICATE_WITHIN: i64 = 4 * 3600;
+
+/// Times that a source does not answer until it is down.
+const FAILURES_CRITICAL_IN_A_ROW: u32 = holdfast_model::health::FAILURES_CRITICAL;
 
 /// Backups that fail in a row until it is critical.
 const FAILURES_CRITICAL: u64 = 3;
@@ -42,6 +47,17 @@ struct View<'a> {
     /// Whether agents have had the time to come back.
     is_settled: bool,
     families: Vec<MetricFamily>,
+    /// When the controller's own state was last copied; nothing where it has nowhere to go.
+    last_copy: Option<Option<Timestamp>>,
+}
+
+/// Whether somebody was told of this already.
+fn is_active(book: &Book, source: &SourceName, reason: &str) -> bool {
+    book.active().any(|alert| {
+        alert.key.reason == reason
+            && alert.key.object.kind == ObjectKind::Source
+            && alert.key.object.name == source.as_str()
+    })
 }
 
 /// What is wrong now.
@@ -57,9 +73,15 @@ pub(super) async fn see(core: &Arc<Core>, fleet: &Fleet, before: &Book) -> Resul
         connected: core.sessions.states().keys().map(ToString::to_string).collect(),
         is_settled: core.liveness.uptime() >= RETURN_TIME,
         families: metrics::collect(core).await?,
+        last_copy: match self_backup::destination(core) {
+            Ok(Some(_)) => Some(self_backup::last_copy(core).await?.map(|copy| copy.at)),
+            // Where it is to go is for the doctor to ask.
+            Ok(None) | Err(_) => None,
+        },
     };
     let mut seen = Seen::default();
-    view.judge_sources(&mut seen);
+    view.judge_sources(before, &mut seen);
+    view.judge_state(&mut seen);
     view.judge_agents(&mut seen);
     view.judge_repositories(&mut seen);
     view.judge_channels(core, &mut seen);
@@ -147,7 +169,7 @@ impl View<'_> {
             .collect()
     }
 
-    fn judge_sources(&self, seen: &mut Seen) {
+    fn judge_sources(&self, before: &Book, seen: &mut Seen) {
         let failures = self.metric("holdfast_backup_consecutive_failures", "source");
         for (name, _, standing) in &self.sources {
             let object = || Object::new(ObjectKind::Source, name.as_str());
@@ -176,14 +198,77 @@ impl View<'_> {
             if is(promised.copies.state) {
                 self.add(seen, "too-few-copies", object(), None, None, words::too_few_copies(name, standing));
             }
+            if let Some(found) = standing.facts.snapshots.first().and_then(|record| record.anomalies.first())
+                && found.severity == Severity::Critical
+            {
+                let text = words::data_anomaly(name, standing, &found.kind.to_string());
+                self.add(seen, "data-anomaly", object(), None, None, text);
+            }
             let failed = failures.get(name.as_str()).map_or(0, |failed| *failed as u64);
-            if failed > 0 {
+            self.judge_answers(seen, before, name, standing, failed > 0);
+            if failed > 0 && !self.is_answered_for(before, name, standing) {
                 let severity =
                     if failed >= FAILURES_CRITICAL { Severity::Critical } else { Severity::Warning };
                 let since = standing.facts.last_backup.as_ref().and_then(|run| run.ended_at);
                 let text = words::backup_failing(name, standing, failed);
                 self.add(seen, "backup-failing", object(), Some(severity), since, text);
             }
+        }
+    }
+
+    /// Whether a source answers. A source that is down is one alert: of the backup that found it out, or of this.
+    fn judge_answers(
+        &self,
+        seen: &mut Seen,
+        before: &Book,
+        name: &SourceName,
+        standing: &SourceStanding,
+        backup_fails: bool,
+    ) {
+        let object = Object::new(ObjectKind::Source, name.as_str());
+        let Some((health, limits)) = &standing.facts.health else {
+            // Its agent is away: nobody knows.
+            let reason = "source-down".to_owned();
+            seen.unknown.insert(AlertKey { object, reason });
+            return;
+        };
+        let is_told = backup_fails && is_active(before, name, "backup-failing");
+        if health.failures >= FAILURES_CRITICAL_IN_A_ROW && !is_told {
+            let text = words::source_down(name, standing, health.failure.as_ref());
+            self.add(seen, "source-down", object, None, health.failing_since, text);
+        } else if health.failure.is_none()
+            && let Some((severity, problem)) = health.problem(limits)
+        {
+            let text = words::source_slow(name, standing, &problem);
+            self.add(seen, "source-slow", object, Some(severity), None, text);
+        }
+    }
+
+    /// Whether the failure of the last backup says no more than what is known of its source: that it did not answer, which
+    /// is told already, or is over.
+    fn is_answered_for(&self, before: &Book, name: &SourceName, standing: &SourceStanding) -> bool {
+        let last = standing.facts.last_backup.as_ref();
+        let Some(Phase::Failed(failure)) = last.map(|run| &run.state.phase) else { return false };
+        if failure.code != ErrorCode::SourceUnreachable || is_active(before, name, "backup-failing") {
+            return false;
+        }
+        let is_down = is_active(before, name, "source-down");
+        let ended_at = last.and_then(|run| run.ended_at);
+        let answers = standing
+            .facts
+            .health
+            .as_ref()
+            .is_some_and(|(health, _)| health.failure.is_none() && Some(health.checked_at) > ended_at);
+        is_down || answers
+    }
+
+    /// The controller's own state.
+    fn judge_state(&self, seen: &mut Seen) {
+        let Some(last) = &self.last_copy else { return };
+        let is_fresh = last.is_some_and(|at| self.now.duration_since(at) <= self_backup::AGE_MAX);
+        if !is_fresh {
+            let object = Object::new(ObjectKind::Controller, "state");
+            self.add(seen, "state-not-copied", object, None, *last, words::state_not_copied(*last));
         }
     }
 

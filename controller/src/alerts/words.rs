@@ -1,5 +1,6 @@
 //! What is said of the conditions of built-in rules, in every language.
 
+use holdfast_model::Failure;
 use holdfast_model::alert::render::{length, moment};
 use holdfast_model::alert::{AlertText, Words};
 use holdfast_model::ids::{AgentName, RepositoryName, SourceName};
@@ -150,6 +151,65 @@ pub(super) fn backup_failing(name: &SourceName, standing: &SourceStanding, failu
         why: failed.map(|failure| Words::same(failure.to_string())).or_else(|| why(standing)),
         safe: safe(standing),
         next,
+    }
+}
+
+pub(super) fn source_down(
+    name: &SourceName,
+    standing: &SourceStanding,
+    failure: Option<&Failure>,
+) -> AlertText {
+    AlertText {
+        why: failure.map(|failure| Words::same(failure.to_string())),
+        ..of_source(
+            standing,
+            Words::new("does not answer", "无响应"),
+            Words::new("answers again", "已恢复响应"),
+            vec![format!("holdfast source test {name}"), format!("holdfast status {name}")],
+        )
+    }
+}
+
+pub(super) fn source_slow(name: &SourceName, standing: &SourceStanding, problem: &str) -> AlertText {
+    AlertText {
+        why: Some(Words::same(problem)),
+        ..of_source(
+            standing,
+            Words::new("is slow to answer", "响应缓慢"),
+            Words::new("answers in time again", "响应已恢复正常"),
+            vec![format!("holdfast source test {name}")],
+        )
+    }
+}
+
+pub(super) fn data_anomaly(name: &SourceName, standing: &SourceStanding, found: &str) -> AlertText {
+    let newest =
+        standing.facts.snapshots.first().map_or_else(|| "latest".to_owned(), |record| record.id.short());
+    AlertText {
+        why: Some(Words::same(found)),
+        ..of_source(
+            standing,
+            Words::new("has a newest snapshot that looks wrong", "最新快照的数据异常"),
+            Words::new("has data as in the snapshot before again", "数据与上一快照相比已无异常"),
+            vec![format!("holdfast backup show {newest}"), format!("holdfast backup list {name}")],
+        )
+    }
+}
+
+pub(super) fn state_not_copied(last: Option<Timestamp>) -> AlertText {
+    let summary = match last {
+        Some(at) => Words::new(
+            format!("was last copied {}", moment(at)),
+            format!("控制器状态上次备份于 {}", moment(at)),
+        ),
+        None => Words::new("was never copied", "控制器状态从未备份"),
+    };
+    AlertText {
+        summary,
+        recovered: Words::new("is copied again", "控制器状态已恢复备份"),
+        why: None,
+        safe: None,
+        next: vec!["holdfast doctor".to_owned()],
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_model::Failure;
-use holdfast_model::data_watch::Severity;
+use holdfast_model::alert::Severity;
 use holdfast_model::ids::{RepositoryName, SourceName};
 use holdfast_model::metrics::catalogue::Metric;
 use holdfast_model::objectives::ObjectiveState;

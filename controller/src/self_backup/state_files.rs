@@ -64,7 +64,7 @@ impl RecordLines {
     pub(super) fn new(store: Arc<dyn Store>, handle: Handle, kind: Kind) -> Self {
         let scans = match kind {
             // The marks of those that have not ended are left out: no agent of theirs is left when this is needed.
-            Kind::Run => vec![Scan::below("run/"), Scan::below("last-"), Scan::below("totals/")],
+            Kind::Run => ["run/", "last-", "totals/", "garbage/"].map(Scan::below).to_vec(),
             // The others are made of these.
             Kind::Snapshot => vec![Scan::below("id/")],
             _ => vec![Scan::below("")],

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::Severity;
 use crate::manifest::Manifest;
 use crate::policy::{TableWatch, Watch, WatchLimits};
 use crate::snapshot::SnapshotRecord;
@@ -17,26 +18,6 @@ pub const ANOMALIES_MAX: usize = 100;
 
 /// Below this size in bytes nothing is said of changes of size: an empty database grows by leaps.
 const SIZE_AT_LEAST: u64 = 1 << 20;
-
-/// How serious an anomaly is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Worth a look.
-    Warning,
-    /// Probably wrong.
-    Critical,
-}
-
-impl Severity {
-    /// The word used in output.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Severity::Warning => "warning",
-            Severity::Critical => "critical",
-        }
-    }
-}
 
 /// Something that looks wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::data_watch::Severity;
+use crate::alert::Severity;
 use crate::error_code::Failure;
 use crate::policy::HealthLimits;
 
