@@ -69,6 +69,11 @@ kills: setup ## kill agent and controller during backups, KILLS times (40)
 	@$(CHECK) HOLDFAST_KILLS=$(or $(KILLS),40) cargo nextest run --locked --workspace --all-features \
 	  --no-capture -E 'test(kills::)'
 
+.PHONY: unattended
+unattended: setup ## leave a fleet alone for SECONDS (600) while agent and controller are killed at random
+	@$(CHECK) HOLDFAST_UNATTENDED=$(or $(SECONDS),600) cargo nextest run --locked --workspace --all-features \
+	  --no-capture -E 'test(unattended::)'
+
 .PHONY: fuzz
 fuzz: ## feed every parser of foreign bytes damaged input, FUZZ_SECONDS for each (60), from SEED (another each time)
 	@$(CHECK) HOLDFAST_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) HOLDFAST_FUZZ_SEED=$(or $(SEED),$$RANDOM) \

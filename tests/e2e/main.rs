@@ -37,3 +37,4 @@ mod secrets;
 mod snapshots;
 mod sqlite;
 mod tracing;
+mod unattended;
