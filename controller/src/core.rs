@@ -30,6 +30,7 @@ use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::session_registry::SessionRegistry;
+use crate::source_status::SnapshotCache;
 
 /// What the failure of an attempt means for its run.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub struct Core {
     pub metrics: MetricsCache,
     /// Where the controller keeps its state.
     pub data_dir: std::path::PathBuf,
+    /// The snapshots that the state of sources follows from.
+    pub snapshots: SnapshotCache,
     /// Whether sources answer.
     pub health: HealthBook,
     /// Which folder declares the fleet.
@@ -186,7 +189,7 @@ impl Core {
         Ok(())
     }
 
-    /// Appends lines to the log of a run that the controller does itself.
+    /// Appends lines of the controller's own to the log of a run.
     pub async fn log(self: &Arc<Self>, run: &Run, level: LogLevel, lines: Vec<String>) {
         if lines.is_empty() {
             return;

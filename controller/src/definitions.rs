@@ -132,9 +132,8 @@ impl Definitions {
 
     /// The policy that a source is under.
     pub fn policy_of(&self, source: &Source) -> Option<(PolicyName, Policy)> {
-        let name = source.policy.as_ref()?;
-        let policy = self.current.load().fleet.policies.get(name).cloned()?;
-        Some((name.clone(), policy))
+        let current = self.current.load();
+        current.fleet.policy_of(source).map(|(name, policy)| (name.clone(), policy.clone()))
     }
 
     /// A repository.

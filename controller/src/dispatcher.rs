@@ -87,8 +87,7 @@ async fn pass(core: &Arc<Core>) {
 /// The policy that a backup is made under.
 fn policy_of<'a>(fleet: &'a Fleet, run: &Run) -> Option<(&'a PolicyName, &'a Policy)> {
     let RunSpec::Backup { source, .. } = &run.spec else { return None };
-    let name = fleet.sources.get(source)?.policy.as_ref()?;
-    Some((name, fleet.policies.get(name)?))
+    fleet.policy_of(fleet.sources.get(source)?)
 }
 
 /// What becomes of a queued run now.

@@ -15,7 +15,6 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{document, from_document};
 use holdfast_proto::v1;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::core::Core;
 
@@ -29,7 +28,6 @@ const AT_ONCE: usize = 64;
 #[derive(Debug, Default)]
 pub struct HealthBook {
     sources: Mutex<HashMap<SourceName, (Health, Instant)>>,
-    changed: Notify,
 }
 
 impl HealthBook {
@@ -37,17 +35,11 @@ impl HealthBook {
     pub fn get(&self, source: &SourceName) -> Option<Health> {
         self.sources.lock().get(source).map(|(health, _)| health.clone())
     }
-
-    /// Completes at the next observation of any source.
-    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
-        self.changed.notified()
-    }
 }
 
 /// How a source is asked: as its policy says, or as is usual.
 pub fn limits_of(fleet: &Fleet, source: &Source) -> HealthLimits {
-    let policy = source.policy.as_ref().and_then(|name| fleet.policies.get(name));
-    policy.map(|policy| policy.health).unwrap_or_default()
+    fleet.policy_of(source).map(|(_, policy)| policy.health).unwrap_or_default()
 }
 
 /// Runs until the controller stops.
@@ -106,6 +98,4 @@ fn observe(core: &Core, name: SourceName, found: Result<HealthReport, Failure>) 
     let before = known.get(&name).map(|(health, _)| health);
     let health = Health::observe(before, found, core.clock.now());
     known.insert(name, (health, core.clock.monotonic()));
-    drop(known);
-    core.health.changed.notify_waiters();
 }

@@ -105,6 +105,7 @@ use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::session_registry::SessionRegistry;
+use crate::source_status::SnapshotCache;
 use crate::store::{EmbeddedStore, Expect, Kind, Store, StoreSettings};
 
 /// Version of this program.
@@ -335,6 +336,7 @@ async fn build(
         records,
         metrics: MetricsCache::default(),
         data_dir: config.data_dir.clone(),
+        snapshots: SnapshotCache::default(),
         health: HealthBook::default(),
         self_backup: config.self_backup.clone(),
         fleet: config.fleet.clone(),

@@ -24,7 +24,6 @@ use crate::self_backup;
 /// What is kept between two collections.
 #[derive(Default)]
 pub struct MetricsCache {
-    sources: sources::SnapshotCache,
     repositories: repositories::Measures,
 }
 

@@ -381,6 +381,21 @@ impl OpenRepository {
         self.index.doubted()
     }
 
+    /// How many objects of a kind its storage holds, and their bytes. Costs a listing.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn stored(&self, kind: ObjectKind) -> Result<(u64, u64), Failure> {
+        let failed = |error| storage_failure(&self.name, &error);
+        let mut objects = self.store().list(kind).await.map_err(failed)?;
+        let (mut count, mut bytes) = (0, 0);
+        while let Some((_, length)) = objects.try_next().await.map_err(failed)? {
+            count += 1;
+            bytes += length;
+        }
+        Ok((count, bytes))
+    }
+
     /// Its index.
     pub fn index(&self) -> &RepositoryIndex {
         &self.index

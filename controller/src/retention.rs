@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
 use holdfast_model::ids::{CONTROLLER_SOURCE, RepositoryName, SourceName};
 use holdfast_model::policy::Policy;
 use holdfast_model::retention::{
@@ -113,11 +112,7 @@ async fn plan_one(
 async fn storage_use(core: &Core, name: &RepositoryName) -> Result<StorageUse, Failure> {
     let repository = core.repository(name).await?;
     let fail = |error| storage_failure(name, &error);
-    let mut packs = repository.store().list(ObjectKind::Pack).await.map_err(fail)?;
-    let mut repository_bytes = 0;
-    while let Some((_, bytes)) = packs.try_next().await.map_err(fail)? {
-        repository_bytes += bytes;
-    }
+    let (_, repository_bytes) = repository.stored(ObjectKind::Pack).await?;
     let probe = repository.store().probe().await.map_err(fail)?;
     let used = probe.total_bytes.zip(probe.free_bytes).map(|(total, free)| total.saturating_sub(free));
     Ok(StorageUse {

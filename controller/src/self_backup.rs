@@ -29,7 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::state_files::{AuditLines, RecordLines};
+use self::state_files::{AuditEntries, Entries, Lines};
 use crate::catalog::{Tags, describe};
 use crate::core::Core;
 use crate::records::Batch;
@@ -198,7 +198,7 @@ fn write(
     let handle = tokio::runtime::Handle::current();
     let store = core.records.store().clone();
     let mut add = |path: &str, content: Box<dyn std::io::Read + Send>| tree.file(path, content).map_err(fail);
-    add("audit.jsonl", Box::new(AuditLines::new(store.clone(), handle.clone(), head.sequence)))?;
+    add("audit.jsonl", Box::new(Lines::of(AuditEntries::new(store.clone(), handle.clone(), head.sequence))))?;
     let yaml = to_yaml(&core.definitions.current().fleet).into_bytes();
     add("fleet.yaml", Box::new(std::io::Cursor::new(yaml)))?;
     tree.folder("pki").map_err(fail)?;
@@ -213,7 +213,7 @@ fn write(
     let mut kinds: Vec<(String, Kind)> = COPIED.iter().map(|kind| (file_of(*kind), *kind)).collect();
     kinds.sort();
     for (path, kind) in kinds {
-        let lines = RecordLines::new(store.clone(), handle.clone(), kind);
+        let lines = Lines::of(Entries::new(store.clone(), handle.clone(), kind));
         tree.file(&path, Box::new(lines)).map_err(fail)?;
     }
     let bytes =

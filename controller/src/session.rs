@@ -299,12 +299,7 @@ impl Session {
             Some(rest) => format!("the attempt failed and is tried again in {} s: {why}", rest.as_secs()),
             None => format!("the attempt was cut short and the run is queued again: {why}"),
         };
-        let (at, attempt) = (self.core.clock.now(), run.state.attempt);
-        let line = LogLine { at, attempt, level: LogLevel::Warning, text };
-        let (logs, id) = (self.core.logs.clone(), run.id);
-        if let Err(failure) = self.core.blocking("append to a log", move || logs.append(id, &[line])).await {
-            tracing::warn!(run = %id, %failure, "its log could not be written");
-        }
+        self.core.log(run, LogLevel::Warning, vec![text]).await;
     }
 
     async fn take_log(&self, id: RunId, log: v1::LogLines) -> Result<(), Failure> {

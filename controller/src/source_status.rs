@@ -1,6 +1,8 @@
 //! How a source stands: what would be lost now, how long a restore takes, when that was last proven, and how that compares
 //! with what its policy promises. One computation for the command line, the metrics, the alerts and the reports.
 
+mod snapshots;
+
 use std::collections::BTreeSet;
 
 use holdfast_model::Failure;
@@ -23,14 +25,15 @@ use crate::core::Core;
 use crate::health;
 use crate::schedules::Pause;
 
-/// Snapshots of a source looked at for its state.
-pub const LOOKED_AT: usize = 200;
+pub use self::snapshots::SnapshotCache;
 
 /// What the state of a source follows from.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// Its snapshots, newest first.
+    /// Those of its snapshots that its state follows from, newest first. Their manifests say nothing of tables.
     pub snapshots: Vec<SnapshotRecord>,
+    /// How many it has, as far as they were looked at.
+    pub snapshot_count: u64,
     /// Its last ended backup run.
     pub last_backup: Option<Run>,
     /// Its active backup run.
@@ -135,14 +138,9 @@ fn newest(facts: &Facts) -> Option<&SnapshotRecord> {
     facts.snapshots.iter().find(|record| record.proof.damage.is_none())
 }
 
-/// The moment that a snapshot is of.
-fn captured_at(record: &SnapshotRecord) -> Timestamp {
-    record.manifest.as_ref().map_or(record.committed_at, |manifest| manifest.captured_at)
-}
-
 /// How a source stands: a pure function of what is known. Nothing is green without evidence.
 pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -> SourceStanding {
-    let newest_at = newest(&facts).map(captured_at);
+    let newest_at = newest(&facts).map(SnapshotRecord::captured_at);
     let proven = facts.snapshots.iter().filter_map(|record| {
         let at = record.proof.restored_at?;
         Some((at, record.proof.restore_millis.unwrap_or(0)))
@@ -193,7 +191,7 @@ fn copies(facts: &Facts, newest_at: Option<Timestamp>) -> u32 {
     let gap = facts.schedule.as_ref().and_then(|schedule| schedule.longest_gap);
     let allowed = facts.objectives.rpo.or(gap).map_or(SignedDuration::MAX, Span::duration);
     let good = facts.snapshots.iter().filter(|record| {
-        record.proof.damage.is_none() && newest_at.duration_since(captured_at(record)) <= allowed
+        record.proof.damage.is_none() && newest_at.duration_since(record.captured_at()) <= allowed
     });
     let repositories: BTreeSet<&RepositoryName> = good.map(|record| &record.repository).collect();
     u32::try_from(repositories.len()).unwrap_or(u32::MAX)
@@ -325,18 +323,20 @@ fn breach(name: &SourceName, facts: &Facts, report: &Report) -> Option<(String, 
     None
 }
 
-/// What the state of a source follows from, as it is known now, with its newest snapshots.
+/// What the state of a source follows from, as it is known now.
 ///
 /// # Errors
 /// When the state can not be read.
-pub async fn facts(
+async fn facts(
     core: &Core,
     name: &SourceName,
     source: &Source,
-    snapshots: Vec<SnapshotRecord>,
     active: &[Run],
     now: Timestamp,
 ) -> Result<Facts, Failure> {
+    let snapshots = core.snapshots.get(&core.records, name).await?;
+    let current = core.definitions.current();
+    let policy = current.fleet.policy_of(source).map(|(_, policy)| policy);
     let schedule = core.schedules.entry(name).map(|entry| ScheduleFacts {
         next_run: core.schedules.upcoming(name, now, 1).and_then(|runs| runs.first().map(|(at, _)| *at)),
         pause: core.schedules.pause_of(name, now),
@@ -346,23 +346,17 @@ pub async fn facts(
         missed: entry.state.missed,
     });
     Ok(Facts {
-        snapshots,
+        snapshots: snapshots.records.clone(),
+        snapshot_count: snapshots.count,
         last_backup: core.records.last_backup(name).await?,
         active_run: active
             .iter()
             .find(|run| run.spec.kind() == RunKind::Backup && run.spec.source() == Some(name))
             .cloned(),
         agent_online: core.sessions.state(&source.agent).is_some(),
-        objectives: core
-            .definitions
-            .policy_of(source)
-            .map(|(_, policy)| policy.objectives)
-            .unwrap_or_default(),
+        objectives: policy.map(|policy| policy.objectives.clone()).unwrap_or_default(),
         schedule,
-        health: core
-            .health
-            .get(name)
-            .map(|health| (health, health::limits_of(&core.definitions.current().fleet, source))),
+        health: core.health.get(name).map(|health| (health, health::limits_of(&current.fleet, source))),
     })
 }
 
@@ -377,9 +371,7 @@ pub async fn standing(
     active: &[Run],
     now: Timestamp,
 ) -> Result<SourceStanding, Failure> {
-    let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
-    let snapshots = snapshots.into_iter().map(|(record, _)| record).collect();
-    Ok(judge(name, source, facts(core, name, source, snapshots, active, now).await?, now))
+    Ok(judge(name, source, facts(core, name, source, active, now).await?, now))
 }
 
 /// How every declared source stands now, in the order of their names.
@@ -388,6 +380,7 @@ pub async fn standing(
 /// When the state can not be read.
 pub async fn of_all(core: &Core) -> Result<Vec<(SourceName, Source, SourceStanding)>, Failure> {
     let (current, active, now) = (core.definitions.current(), core.runs.active(), core.clock.now());
+    core.snapshots.forget_all_but(&current.fleet.sources);
     let mut all = Vec::with_capacity(current.fleet.sources.len());
     for (name, source) in &current.fleet.sources {
         let standing = standing(core, name, source, &active, now).await?;
@@ -422,7 +415,7 @@ pub fn wire(name: &SourceName, source: &Source, standing: &SourceStanding) -> v1
         restore_millis: standing.proven.map_or(0, |(_, millis)| millis),
         proven_at: standing.proven.map(|(at, _)| timestamp(at)),
         copies: standing.copies,
-        snapshots: facts.snapshots.len() as u64,
+        snapshots: facts.snapshot_count,
         logical_bytes: newest.map_or(0, |record| record.logical_bytes),
         active_run: facts.active_run.as_ref().map(Into::into),
         last_backup: facts.last_backup.as_ref().map(Into::into),

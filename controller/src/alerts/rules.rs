@@ -148,7 +148,7 @@ impl View<'_> {
 
     /// The repositories that a source is backed up to.
     fn repositories_of(&self, source: &Source) -> impl Iterator<Item = String> + use<> {
-        let by_policy = source.policy.as_ref().and_then(|name| self.fleet.policies.get(name));
+        let by_policy = self.fleet.policy_of(source).map(|(_, policy)| policy);
         let named = match (source.to.is_empty(), by_policy) {
             (false, _) => source.to.clone(),
             (true, Some(policy)) if !policy.to.is_empty() => policy.to.clone(),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::run::RunSpec;
@@ -60,15 +59,8 @@ impl RepositoriesApi {
         described.state = "open".to_owned();
         described.repository_id = repository.repository().config().id.to_string();
         let fail = |error| storage_failure(name, &error);
-        let mut packs = repository.store().list(ObjectKind::Pack).await.map_err(fail)?;
-        while let Some((_, bytes)) = packs.try_next().await.map_err(fail)? {
-            described.packs += 1;
-            described.stored_bytes += bytes;
-        }
-        let mut trash = repository.store().list(ObjectKind::Trash).await.map_err(fail)?;
-        while let Some((_, bytes)) = trash.try_next().await.map_err(fail)? {
-            described.trash_bytes += bytes;
-        }
+        (described.packs, described.stored_bytes) = repository.stored(ObjectKind::Pack).await?;
+        (_, described.trash_bytes) = repository.stored(ObjectKind::Trash).await?;
         described.pruned_at = self.core.records.last_prune(name).await?.0.map(timestamp);
         for usage in self.usage(name).await? {
             described.snapshots += usage.snapshots;

@@ -140,11 +140,8 @@ impl Restores {
             if at > self.core.clock.now() {
                 return Err(ConvertError::new("to", format!("{at} is in the future")).into());
             }
-            let before = |record: &SnapshotRecord| {
-                let captured =
-                    record.manifest.as_ref().map_or(record.committed_at, |manifest| manifest.captured_at);
-                captured <= at && record.proof.damage.is_none()
-            };
+            let before =
+                |record: &SnapshotRecord| record.captured_at() <= at && record.proof.damage.is_none();
             let found = self.core.catalog.latest(source, repository, before).await?;
             return found.ok_or_else(|| none(format!("source {source} has no snapshot from before {at}")));
         }

@@ -247,7 +247,7 @@ pub fn message(record: &SnapshotRecord, held_because: Option<String>) -> v1::Sna
         engine: text(record.engine.map(|engine| engine.to_string())),
         snapshot_type: text(record.snapshot_type.map(|kind| kind.to_string())),
         milestone: text(record.milestone.as_ref().map(ToString::to_string)),
-        captured_at: Some(timestamp(manifest.map_or(record.committed_at, |manifest| manifest.captured_at))),
+        captured_at: Some(timestamp(record.captured_at())),
         committed_at: Some(timestamp(record.committed_at)),
         run_id: text(record.run.map(|id| id.to_string())),
         logical_bytes: record.logical_bytes,

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt as _;
 use holdfast_model::Failure;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::metrics::catalogue::Metric;
@@ -108,11 +107,7 @@ async fn ask(core: &Core, name: &RepositoryName, listed: Option<Listed>) -> Resu
     if let Some(stored) = listed.filter(is_new) {
         return Ok(Answer { free_bytes: probe.free_bytes, stored });
     }
-    let mut bytes = 0;
-    let mut objects = repository.store().list(ObjectKind::Pack).await.map_err(fail)?;
-    while let Some((_, length)) = objects.try_next().await.map_err(fail)? {
-        bytes += length;
-    }
+    let (_, bytes) = repository.stored(ObjectKind::Pack).await?;
     Ok(Answer { free_bytes: probe.free_bytes, stored: Listed { at: now, packs, bytes } })
 }
 

@@ -1,6 +1,6 @@
 //! Metrics of sources: what can be restored, what would be lost, what backups and restores gave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_model::Failure;
@@ -11,69 +11,17 @@ use holdfast_model::objectives::ObjectiveState;
 use holdfast_model::run::SnapshotType;
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::source::Source;
-use parking_lot::Mutex;
 
 use super::{Families, number, seconds};
 use crate::core::Core;
-use crate::source_status::{self, LOOKED_AT, Safety, SourceStanding, judge};
+use crate::source_status::{self, Safety, SourceStanding};
 
 /// The states of sources that are counted.
 const STATES: [Safety; 4] = [Safety::NotRestorable, Safety::AtRisk, Safety::Paused, Safety::Protected];
 
-/// The few snapshots of each source that say all that is asked, with the mark under which they were found.
-#[derive(Default)]
-pub(super) struct SnapshotCache(Mutex<BTreeMap<SourceName, Found>>);
-
-type Found = (u64, Arc<Vec<SnapshotRecord>>);
-
-impl SnapshotCache {
-    async fn get(&self, core: &Core, name: &SourceName) -> Result<Arc<Vec<SnapshotRecord>>, Failure> {
-        let mark = core.records.snapshots_mark(name, LOOKED_AT).await?;
-        if let Some((_, known)) = self.0.lock().get(name).filter(|(known, _)| *known == mark) {
-            return Ok(known.clone());
-        }
-        let snapshots = core.records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
-        let telling = Arc::new(telling(snapshots.into_iter().map(|(record, _)| record).collect()));
-        self.0.lock().insert(name.clone(), (mark, telling.clone()));
-        Ok(telling)
-    }
-
-    fn forget_all_but(&self, names: &BTreeMap<SourceName, Source>) {
-        self.0.lock().retain(|name, _| names.contains_key(name));
-    }
-}
-
-/// Of the snapshots of a source, newest first, those that its state, recovery points and last values follow from.
-fn telling(snapshots: Vec<SnapshotRecord>) -> Vec<SnapshotRecord> {
-    let mut repositories: BTreeSet<RepositoryName> = BTreeSet::new();
-    let mut types: BTreeSet<SnapshotType> = BTreeSet::new();
-    let restored = snapshots.iter().filter(|record| record.proof.restored_at.is_some());
-    let restored = restored.max_by_key(|record| record.proof.restored_at).map(|record| record.id);
-    let read = snapshots.iter().filter(|record| record.proof.read_at.is_some());
-    let read = read.max_by_key(|record| record.proof.read_at).map(|record| record.id);
-    let keep = |(index, record): &(usize, SnapshotRecord)| {
-        let is_newest_sound = record.proof.damage.is_none() && repositories.insert(record.repository.clone());
-        let is_newest_of_type = record.snapshot_type.is_some_and(|kind| types.insert(kind));
-        let is_proof = [restored, read].contains(&Some(record.id));
-        *index == 0 || is_newest_sound || is_newest_of_type || is_proof
-    };
-    let mut kept: Vec<_> = snapshots.into_iter().enumerate().filter(keep).map(|(_, record)| record).collect();
-    for manifest in kept.iter_mut().filter_map(|record| record.manifest.as_mut()) {
-        // The rows of every table are not asked for.
-        manifest.databases = Vec::new();
-        manifest.unreadable = Vec::new();
-    }
-    kept
-}
-
 pub(super) async fn collect(core: &Arc<Core>, families: &mut Families) -> Result<(), Failure> {
-    let (current, active, now) = (core.definitions.current(), core.runs.active(), core.clock.now());
     let mut states = STATES.map(|state| (state, 0));
-    core.metrics.sources.forget_all_but(&current.fleet.sources);
-    for (name, source) in &current.fleet.sources {
-        let snapshots = core.metrics.sources.get(core, name).await?;
-        let facts = source_status::facts(core, name, source, snapshots.to_vec(), &active, now).await?;
-        let standing = judge(name, source, facts, now);
+    for (name, source, standing) in &source_status::of_all(core).await? {
         if let Some((_, count)) = states.iter_mut().find(|(state, _)| *state == standing.safety) {
             *count += 1;
         }
@@ -81,8 +29,8 @@ pub(super) async fn collect(core: &Arc<Core>, families: &mut Families) -> Result
         families.set(Metric::PotentialLoss, &[name.as_str()], loss);
         families.set(Metric::SourceCopies, &[name.as_str()], f64::from(standing.copies));
         describe(name, source, families);
-        of_objectives(name, &standing, families);
-        of_snapshots(core, name, source, &snapshots, families);
+        of_objectives(name, standing, families);
+        of_snapshots(core, name, source, &standing.facts.snapshots, families);
     }
     for (state, count) in states {
         families.set(Metric::Sources, &[state.as_str()], number(count));
@@ -144,7 +92,7 @@ fn of_snapshots(
         let sound =
             |record: &&SnapshotRecord| record.repository == repository && record.proof.damage.is_none();
         let newest = snapshots.iter().find(sound);
-        let at = newest.map(|record| record.manifest.as_ref().map_or(record.committed_at, |m| m.captured_at));
+        let at = newest.map(SnapshotRecord::captured_at);
         families.set(Metric::RecoveryPoint, &[name.as_str(), repository.as_str()], seconds(at));
     }
     for kind in SnapshotType::ALL {

@@ -45,22 +45,50 @@ pub fn file_of(kind: Kind) -> String {
     format!("records/{}.jsonl", kind.as_str().replace(' ', "-"))
 }
 
-fn broken(error: StoreError) -> io::Error {
-    io::Error::other(error)
+/// What gives lines page by page.
+pub(super) trait Pages {
+    /// The next page as lines; none at the end.
+    fn next_page(&mut self) -> Result<Option<Vec<u8>>, StoreError>;
+}
+
+/// Lines as they are read by who writes them. To be read on a thread that may block.
+pub(super) struct Lines<P> {
+    pages: P,
+    page: io::Cursor<Vec<u8>>,
+}
+
+impl<P: Pages> Lines<P> {
+    pub(super) fn of(pages: P) -> Self {
+        Self { pages, page: io::Cursor::default() }
+    }
+}
+
+impl<P: Pages> Read for Lines<P> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.page.read(out)?;
+            if length > 0 || out.is_empty() {
+                return Ok(length);
+            }
+            match self.pages.next_page().map_err(io::Error::other)? {
+                Some(page) => self.page = io::Cursor::new(page),
+                None => return Ok(0),
+            }
+        }
+    }
 }
 
 /// The records of one kind.
-pub(super) struct RecordLines {
+pub(super) struct Entries {
     store: Arc<dyn Store>,
     handle: Handle,
     kind: Kind,
     /// What is to be read yet, the next last.
     scans: Vec<Scan>,
-    page: io::Cursor<Vec<u8>>,
 }
 
-impl RecordLines {
-    /// Of this kind. To be read on a thread that may block.
+impl Entries {
+    /// Of this kind.
     pub(super) fn new(store: Arc<dyn Store>, handle: Handle, kind: Kind) -> Self {
         let scans = match kind {
             // The marks of those that have not ended are left out: no agent of theirs is left when this is needed.
@@ -69,7 +97,7 @@ impl RecordLines {
             Kind::Snapshot => vec![Scan::below("id/")],
             _ => vec![Scan::below("")],
         };
-        Self { store, handle, kind, scans, page: io::Cursor::default() }
+        Self { store, handle, kind, scans }
     }
 
     /// Where the newest so many runs begin.
@@ -87,8 +115,9 @@ impl RecordLines {
         }
         Ok(after)
     }
+}
 
-    /// The next page as lines; none at the end.
+impl Pages for Entries {
     fn next_page(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         while let Some(mut scan) = self.scans.pop() {
             if scan.prefix == "run/" && scan.after.is_none() {
@@ -113,28 +142,12 @@ impl RecordLines {
     }
 }
 
-impl Read for RecordLines {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let length = self.page.read(out)?;
-            if length > 0 || out.is_empty() {
-                return Ok(length);
-            }
-            match self.next_page().map_err(broken)? {
-                Some(page) => self.page = io::Cursor::new(page),
-                None => return Ok(0),
-            }
-        }
-    }
-}
-
 /// The audit log up to a commit.
-pub(super) struct AuditLines {
+pub(super) struct AuditEntries {
     store: Arc<dyn Store>,
     handle: Handle,
     after: Sequence,
     until: Sequence,
-    page: io::Cursor<Vec<u8>>,
 }
 
 /// One entry of the audit log.
@@ -149,12 +162,14 @@ struct AuditLine<'a> {
     hash: String,
 }
 
-impl AuditLines {
-    /// Up to this commit. To be read on a thread that may block.
+impl AuditEntries {
+    /// Up to this commit.
     pub(super) fn new(store: Arc<dyn Store>, handle: Handle, until: Sequence) -> Self {
-        Self { store, handle, after: 0, until, page: io::Cursor::default() }
+        Self { store, handle, after: 0, until }
     }
+}
 
+impl Pages for AuditEntries {
     fn next_page(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         if self.after >= self.until {
             return Ok(None);
@@ -178,20 +193,5 @@ impl AuditLines {
             lines.push(b'\n');
         }
         Ok(Some(lines))
-    }
-}
-
-impl Read for AuditLines {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let length = self.page.read(out)?;
-            if length > 0 || out.is_empty() {
-                return Ok(length);
-            }
-            match self.next_page().map_err(broken)? {
-                Some(page) => self.page = io::Cursor::new(page),
-                None => return Ok(0),
-            }
-        }
     }
 }

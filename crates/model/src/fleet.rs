@@ -309,6 +309,11 @@ impl Fleet {
         self.notifications.values().next()
     }
 
+    /// The policy that a source is under.
+    pub fn policy_of(&self, source: &Source) -> Option<(&PolicyName, &Policy)> {
+        self.policies.get_key_value(source.policy.as_ref()?)
+    }
+
     /// One definition as a document of the schema of its kind.
     pub fn get_json(&self, kind: &str, name: &str) -> Option<serde_json::Value> {
         fn find<K: Ord + std::str::FromStr, V: Serialize>(

@@ -55,6 +55,13 @@ pub struct SnapshotRecord {
     pub anomalies: Vec<Anomaly>,
 }
 
+impl SnapshotRecord {
+    /// The moment that it shows: that of the capture, or, when another program wrote it, that of its commit.
+    pub fn captured_at(&self) -> Timestamp {
+        self.manifest.as_ref().map_or(self.committed_at, |manifest| manifest.captured_at)
+    }
+}
+
 /// What is proven of a snapshot; each level has its time, and none stands for another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
