@@ -16,7 +16,7 @@ use holdfast_repository::id::{BlobId, SnapshotId};
 use holdfast_repository::reader::{BlobReader, FileReader};
 use holdfast_repository::snapshot::SnapshotObject;
 use holdfast_runtime::durable_file::{self, Access};
-use holdfast_runtime::{SharedClock, Shutdown, TaskGroup};
+use holdfast_runtime::{SharedClock, Shutdown, TaskGroup, fail_point};
 use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Tags};
@@ -60,14 +60,17 @@ pub async fn recover(
     clock: SharedClock,
 ) -> Result<RecoverReport, Failure> {
     let data_dir = &config.data_dir;
-    if data_dir.join("state").exists() || data_dir.join("pki").exists() {
+    let beside = data_dir.join("recovering");
+    let has_state = data_dir.join("state").exists();
+    // Where one ended before its last rename, what was moved already is of that recovery: a state is moved last.
+    let is_unfinished = beside.exists() && !has_state;
+    if has_state || data_dir.join("pki").exists() && !is_unfinished {
         return Err(Failure::new(
             ErrorCode::AlreadyExists,
             format!("{} holds the state of a controller already", data_dir.display()),
         )
         .because("recovering would replace it"));
     }
-    let beside = data_dir.join("recovering");
     let io = |error: std::io::Error| Failure::from_error(ErrorCode::StateUnavailable, &error);
     match std::fs::remove_dir_all(&beside) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
@@ -89,16 +92,28 @@ pub async fn recover(
     recovery.repositories.close().await;
     close(&store, &shutdown, &tasks).await?;
     let report = done?;
-    // The state last: a controller that finds an authority and no state says so, and this can be done again.
-    for name in ["blobs", "pki", "state"] {
-        let place = beside.join(name);
-        if place.exists() {
-            std::fs::rename(&place, data_dir.join(name)).map_err(io)?;
-        }
+    fail_point::hit("recover-before-authority");
+    for name in ["blobs", "pki"] {
+        replace_folder(&beside.join(name), &data_dir.join(name)).map_err(io)?;
     }
-    std::fs::remove_dir_all(&beside).map_err(io)?;
+    fail_point::hit("recover-before-state");
+    // The state last, and after the authority is durable in its place: a state without it would get another authority.
     durable_file::sync_folder(data_dir).map_err(io)?;
+    std::fs::rename(beside.join("state"), data_dir.join("state")).map_err(io)?;
+    durable_file::sync_folder(data_dir).map_err(io)?;
+    std::fs::remove_dir_all(&beside).map_err(io)?;
     Ok(report)
+}
+
+/// Moves a folder into place, instead of what an earlier recovery moved there. Nothing, where there is none to move.
+fn replace_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::rename(from, to),
+    }
 }
 
 struct Recovery<'a> {

@@ -1,5 +1,7 @@
 //! The controller's machine is lost: its state comes back from a repository.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use holdfast_controller::config::SelfBackupConfig;
 use holdfast_controller::recover::recover;
 use holdfast_controller::self_backup;
@@ -7,7 +9,7 @@ use holdfast_model::ErrorCode;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::units::Span;
 use holdfast_proto::v1;
-use holdfast_runtime::SystemClock;
+use holdfast_runtime::{SystemClock, fail_point};
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, TreeSpec, run, workspace};
 
@@ -54,6 +56,15 @@ async fn a_controller_that_lost_everything_comes_back_from_its_repository() {
     let mut program = std::process::Command::new(workspace::binary("holdfast-controller"));
     program.args(["recover", "--config"]).arg(&config).arg("--key-file").arg(fleet.password_file());
     program.arg("--from").arg(format!("file://{}", fleet.repository().display()));
+    // Killed before any of it is in place, and before the last of it, it is done again.
+    for place in ["recover-before-authority", "recover-before-state"] {
+        program.env(fail_point::ENVIRONMENT_VARIABLE, format!("{place}=kill"));
+        let killed = run(&mut program, PATIENCE);
+        assert_eq!(killed.status.signal(), Some(9), "{killed:?}");
+        assert!(!data_dir.join("state").exists(), "{place}");
+    }
+    assert!(data_dir.join("pki/ca.key").exists(), "the authority was in its place already");
+    program.env_remove(fail_point::ENVIRONMENT_VARIABLE);
     let said = run(&mut program, PATIENCE).expect_success().stdout;
     let line = |words: [&str; 3]| said.lines().any(|line| line.split_whitespace().take(3).eq(words));
     assert!(line(["records", "definition", "3"]) && line(["records", "hold", "1"]), "{said}");
