@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_model::fleet::{self, FleetError};
+use holdfast_host::guarded_file::{self, Guard};
+use holdfast_model::fleet::{self, FILE_BYTES_MAX, FleetError};
 use holdfast_model::ids::{AgentName, HookName};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::telemetry::{LogFormat, TelemetrySettings};
@@ -126,13 +127,11 @@ impl AgentConfig {
     /// Reads a file, with what the environment of this process overrides.
     ///
     /// # Errors
-    /// `HF-1002`, `HF-1003` or `HF-1004` with file, line and column.
+    /// `HF-1002`, `HF-1003` or `HF-1004` with file, line and column; `HF-1002` too when others may write it.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(ErrorCode::FileInvalid, format!("{name} cannot be read")).because(error.to_string())
-        })?;
-        Self::read(&name, &text, std::env::vars()).map_err(|error| Failure::from(&error))
+        let text = guarded_file::read_text(path, Guard::Configuration, FILE_BYTES_MAX)?;
+        Self::read(&path.display().to_string(), &text, std::env::vars())
+            .map_err(|error| Failure::from(&error))
     }
 
     /// Reads a text, with what an environment overrides. `file` is its name in messages.

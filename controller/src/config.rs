@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_model::fleet::{API, FleetError, read_yaml};
+use holdfast_host::guarded_file::{self, Guard};
+use holdfast_model::fleet::{API, FILE_BYTES_MAX, FleetError, read_yaml};
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::units::Span;
 use holdfast_model::{ErrorCode, Failure};
@@ -270,15 +271,13 @@ impl ControllerConfig {
     /// Reads the file and applies overrides.
     ///
     /// # Errors
-    /// `HF-1002` and its like with file, line and column; the name of an override that fits no key.
+    /// `HF-1002` and its like with file, line and column, `HF-1002` too when others may write the file; the name of an
+    /// override that fits no key.
     pub fn load(
         path: &Path,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display()))
-                .because(error.to_string())
-        })?;
+        let text = guarded_file::read_text(path, Guard::Configuration, FILE_BYTES_MAX)?;
         Self::parse(&path.display().to_string(), &text, environment)
     }
 

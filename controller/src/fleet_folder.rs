@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_host::guarded_file::{self, Guard};
 use holdfast_model::fleet::{FILE_BYTES_MAX, FleetFile};
 use holdfast_model::text::counted;
 use holdfast_model::{ErrorCode, Failure};
@@ -121,7 +122,7 @@ async fn read(core: &Arc<Core>, folder: &Path) -> Result<Vec<FleetFile>, Failure
     let folder = folder.to_owned();
     core.blocking("read the fleet's folder", move || {
         let failed = |path: &Path, error: &std::io::Error| {
-            Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display()))
+            Failure::new(ErrorCode::FileInvalid, format!("{} cannot be read", path.display()))
                 .because(error.to_string())
         };
         let (mut paths, mut folders): (Vec<PathBuf>, _) = (Vec::new(), vec![(folder.clone(), 0)]);
@@ -152,21 +153,7 @@ async fn read(core: &Arc<Core>, folder: &Path) -> Result<Vec<FleetFile>, Failure
 }
 
 fn read_file(path: &Path) -> Result<FleetFile, Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let failed = |why: String| {
-        Failure::new(ErrorCode::FileInvalid, format!("{} can not be read", path.display())).because(why)
-    };
-    // A link is followed: a mounted folder may be made of them.
-    let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(failed("it is no file".to_owned()));
-    }
-    if metadata.permissions().mode() & 0o002 != 0 {
-        return Err(failed("everybody may write it".to_owned()).then(format!("chmod o-w {}", path.display())));
-    }
-    if metadata.len() > FILE_BYTES_MAX as u64 {
-        return Err(failed(format!("it has more than {FILE_BYTES_MAX} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    // A link is followed, a mounted folder may be made of them; a checkout may belong to whoever updates it.
+    let text = guarded_file::read_text(path, Guard::Shared, FILE_BYTES_MAX)?;
     Ok(FleetFile { name: path.display().to_string(), text })
 }

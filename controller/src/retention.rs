@@ -104,7 +104,7 @@ async fn plan_one(
         Some(_) => Some(storage_use(core, &repository).await?),
         None => None,
     };
-    let context = Context { storage, ..Context::default() };
+    let context = Context { storage, clock_error: core.sessions.clock_error(), log_from: None };
     let plan = plan(&candidates, &RetentionRules::of(policy), core.clock.now(), &context);
     Ok(Retention { repository, records, plan })
 }

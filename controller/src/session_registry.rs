@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdfast_model::ids::AgentName;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::v1;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,20 @@ impl SessionRegistry {
     /// The states of all sessions.
     pub fn states(&self) -> BTreeMap<AgentName, SessionState> {
         self.inner.sessions.lock().iter().map(|(agent, entry)| (agent.clone(), entry.state.clone())).collect()
+    }
+
+    /// How far our own clock is off, judged by those of the agents that are connected: by the middle one, so that no
+    /// single one decides. Of two, the one that is nearer to ours.
+    pub fn clock_error(&self) -> Option<SignedDuration> {
+        let sessions = self.inner.sessions.lock();
+        let heard = sessions.values().filter(|entry| entry.state.heartbeat.is_some());
+        let mut ahead: Vec<i64> = heard.map(|entry| entry.state.clock_skew_millis).collect();
+        drop(sessions);
+        ahead.sort_unstable();
+        let upper = *ahead.get(ahead.len() / 2)?;
+        let lower = *ahead.get((ahead.len() - 1) / 2)?;
+        let middle = if lower.abs() < upper.abs() { lower } else { upper };
+        Some(SignedDuration::from_millis(middle.saturating_neg()))
     }
 
     /// Takes a sign of life.

@@ -141,7 +141,7 @@ async fn a_watched_folder_is_followed_but_for_what_loses_protection() {
         doctor(&fleet).await.filter(|finding| finding.outcome == "failed")
     })
     .await;
-    assert!(broken.message.contains("policies/gold.yaml:3:11: unknown field `retension`"), "{broken:?}");
+    assert!(broken.message.contains("policies/gold.yaml:3:11: unknown key `retension`"), "{broken:?}");
     assert!(declared(&fleet).await[0].spec_json.contains("\"daily\":3"), "the last good state stays");
     fleet.stop().await;
 }

@@ -17,8 +17,9 @@ async fn fleet_with_snapshots(count: usize) -> (Fleet, PathBuf, Vec<String>) {
 }
 
 async fn fleet_at(clock: SharedClock, count: usize) -> (Fleet, PathBuf, Vec<String>) {
-    let mut fleet = Fleet::controller_at(clock).await;
-    fleet.add_agent("a1").await;
+    let mut fleet = Fleet::controller_at(clock.clone()).await;
+    fleet.enroll_agent("a1").await;
+    fleet.start_agent_at("a1", clock).await;
     fleet.add_repository("main", &format!("file://{}", fleet.repository().display()), "").await;
     let tree = fleet.path().join("data");
     std::fs::create_dir(&tree).unwrap();
@@ -176,6 +177,36 @@ async fn a_damaged_snapshot_does_not_stand_in_for_the_last_good_one() {
     let plan = expect_as_simulated(&fleet, "keep: { last: 1 }").await;
     assert_eq!(ids(&fleet).await, [snapshots[1].clone()]);
     assert_eq!(reason_of(&plan, &snapshots[1]), "the last good one; the last complete one; last 1 of 1");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_while_the_clock_of_the_controller_is_off() {
+    let clock = SkewedClock::default();
+    let mut fleet = Fleet::controller_at(clock.shared()).await;
+    fleet.add_agent("a1").await;
+    fleet.add_repository("main", &format!("file://{}", fleet.repository().display()), "").await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    declare(&fleet, &tree, "").await.unwrap();
+    let old = fleet.backup_well("tree", "full").await.snapshot_id;
+    let new = fleet.backup_well("tree", "full").await.snapshot_id;
+    clock.jump(SignedDuration::from_mins(10));
+    let said = async || {
+        Some(simulated(&fleet, Some("keep: { last: 1 }")).await.frozen).filter(|why| !why.is_empty())
+    };
+    let frozen = until_async("the clock to be seen to be off", PATIENCE, said).await;
+    assert!(frozen.starts_with("the controller's clock is off by "), "{frozen}");
+    declare_less(&fleet, "keep: { last: 1 }").await;
+    assert!(simulated(&fleet, None).await.decisions.iter().all(|decision| decision.keep));
+
+    clock.jump(-SignedDuration::from_mins(10));
+    let right = async || simulated(&fleet, None).await.frozen.is_empty().then_some(());
+    until_async("the clock to be seen to be right", PATIENCE, right).await;
+    assert_eq!(ids(&fleet).await, [new.clone(), old]);
+    let third = fleet.backup_well("tree", "full").await.snapshot_id;
+    let done = async || (ids(&fleet).await == [third.clone()]).then_some(());
+    until_async("the old ones to go", PATIENCE, done).await;
     fleet.stop().await;
 }
 

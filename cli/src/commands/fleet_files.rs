@@ -259,12 +259,7 @@ fn read_files(paths: &[PathBuf]) -> CliResult<Vec<FleetFile>> {
     let mut files = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin()
-                .take(FILE_BYTES_MAX as u64 + 1)
-                .read_to_string(&mut text)
-                .map_err(|error| CliError::file("reading", Path::new("standard input"), &error))?;
-            files.push(FleetFile { name: "standard input".to_owned(), text });
+            files.push(read_text(std::io::stdin(), Path::new("standard input"))?);
             continue;
         }
         let metadata = std::fs::metadata(path).map_err(|error| CliError::file("reading", path, &error))?;
@@ -314,13 +309,23 @@ fn read_folder(folder: &Path, files: &mut Vec<FleetFile>) -> CliResult<()> {
 }
 
 fn read_file(path: &Path) -> CliResult<FleetFile> {
-    let read = || -> std::io::Result<String> {
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = read().map_err(|error| CliError::file("reading", path, &error))?;
-    Ok(FleetFile { name: path.display().to_string(), text })
+    let file = std::fs::File::open(path).map_err(|error| CliError::file("reading", path, &error))?;
+    read_text(file, path)
+}
+
+fn read_text(from: impl std::io::Read, path: &Path) -> CliResult<FleetFile> {
+    let mut bytes = Vec::new();
+    from.take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| CliError::file("reading", path, &error))?;
+    let name = path.display().to_string();
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(FleetFile { name, text }),
+        Err(_) => {
+            let message = format!("{}: the file is not UTF-8 text; save it as UTF-8", plain(&name));
+            Err(CliError::new(ErrorCode::FileInvalid, message).at_stake("nothing was changed"))
+        }
+    }
 }
 
 #[cfg(test)]

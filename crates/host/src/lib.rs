@@ -1,8 +1,9 @@
-//! What our processes do on the host they run on: run tools, and resolve secrets.
+//! What our processes do on the host they run on: run tools, resolve secrets, and read what only some may write.
 //!
 //! Both the agent beside a database and the controller beside a storage need it; neither knows the other's trade.
 
 mod error;
+pub mod guarded_file;
 pub mod secrets;
 pub mod tool;
 

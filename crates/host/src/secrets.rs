@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +11,7 @@ use holdfast_model::ErrorCode;
 use holdfast_model::secret::{Secret, SecretRef};
 use tokio_util::sync::CancellationToken;
 
+use crate::guarded_file::{self, Guard};
 use crate::tool::ToolCommand;
 use crate::{HostError, SecretResolver};
 
@@ -68,7 +66,7 @@ impl LocalSecretResolver {
             .environment
             .get(std::ffi::OsStr::new("CREDENTIALS_DIRECTORY"))
             .ok_or("systemd gave this process no credentials (CREDENTIALS_DIRECTORY is not set)")?;
-        read_regular_file(&PathBuf::from(folder).join(name), Guard::BySystemd)
+        secret_file(&PathBuf::from(folder).join(name), Guard::None)
     }
 
     async fn printed_by(&self, argv: &[String]) -> Result<Vec<u8>, Unresolved> {
@@ -99,7 +97,7 @@ impl SecretResolver for LocalSecretResolver {
         let found = match reference {
             SecretRef::Env(name) => self.variable(name),
             SecretRef::File(path) if !path.is_absolute() => Err("it is not an absolute path".into()),
-            SecretRef::File(path) => read_regular_file(path, Guard::ByMode).map(without_newline),
+            SecretRef::File(path) => secret_file(path, Guard::Owner).map(without_newline),
             SecretRef::Command(argv) => self.printed_by(argv).await.map(without_newline),
             SecretRef::Credential(name) => self.credential(name).map(without_newline),
         };
@@ -133,65 +131,17 @@ impl From<&str> for Unresolved {
     }
 }
 
+fn secret_file(path: &Path, guard: Guard) -> Result<Vec<u8>, Unresolved> {
+    guarded_file::read(path, guard, SECRET_BYTES_MAX).map_err(|refused| Unresolved {
+        why: refused.why,
+        source: refused.source.map(Into::into),
+        fix: refused.fix,
+    })
+}
+
 /// What the command said may hold the secret, or a part of it, so only how it ended is passed on.
 fn tool_failed(error: HostError) -> Unresolved {
     Unresolved { why: error.to_string(), source: None, fix: None }
-}
-
-/// Who keeps others from reading a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Guard {
-    ByMode,
-    BySystemd,
-}
-
-fn read_regular_file(path: &Path, guard: Guard) -> Result<Vec<u8>, Unresolved> {
-    let io_failed = |why: &str, error: io::Error| Unresolved {
-        why: why.to_owned(),
-        source: Some(error.into()),
-        fix: None,
-    };
-    // Without NONBLOCK, opening a pipe that somebody put in its place would never return.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("open flags fit an int");
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path)
-        .map_err(|error| io_failed("it cannot be opened", error))?;
-    let metadata = file.metadata().map_err(|error| io_failed("it cannot be looked at", error))?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".into());
-    }
-    if guard == Guard::ByMode {
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(Unresolved {
-                why: format!("others than its owner may use it (mode {mode:04o})"),
-                source: None,
-                fix: Some(format!("chmod 600 {}", shell_word(path))),
-            });
-        }
-        let owner = metadata.uid();
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Err(Unresolved {
-                why: format!("it belongs to another user (uid {owner})"),
-                source: None,
-                fix: None,
-            });
-        }
-    }
-    let mut bytes = Vec::new();
-    file.take(SECRET_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| io_failed("it cannot be read", error))?;
-    Ok(bytes)
-}
-
-/// A path as one word of a shell command.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn without_newline(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -285,12 +235,6 @@ mod tests {
         let path = file(folder.path(), "pass", b"canary", 0o644);
         let error = resolver(&[]).resolve(&SecretRef::File(path.clone())).await.unwrap_err();
         assert_eq!(holdfast_model::Failure::from(error).next, [format!("chmod 600 {}", path.display())]);
-    }
-
-    #[test]
-    fn commands_to_try_next_can_be_pasted() {
-        assert_eq!(shell_word(Path::new("/etc/holdfast/pg.pass")), "/etc/holdfast/pg.pass");
-        assert_eq!(shell_word(Path::new("/a b/it's")), "'/a b/it'\\''s'");
     }
 
     #[tokio::test]

@@ -15,12 +15,13 @@ use crate::ids::{AgentName, ChannelName, PolicyName, RepositoryName, RuleName, S
 use crate::policy::Policy;
 use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
-use crate::text::{count, counted};
 
 mod check;
 mod position;
+mod yaml;
 
 pub use position::locate;
+pub use yaml::read_yaml;
 
 /// The value of `api:` in every file.
 pub const API: &str = "holdfast/v1";
@@ -160,64 +161,6 @@ impl std::error::Error for FleetError {}
 impl From<&FleetError> for Failure {
     fn from(error: &FleetError) -> Self {
         Failure::new(error.code, error.to_string())
-    }
-}
-
-/// Reads one YAML text into a type that refuses unknown keys. Also used for `controller.yaml` and `agent.yaml`.
-///
-/// # Errors
-/// [`FleetError`] with the code of the broken rule, line and column.
-pub fn read_yaml<T: serde::de::DeserializeOwned>(file: &str, text: &str) -> Result<T, FleetError> {
-    if text.len() > FILE_BYTES_MAX {
-        return Err(FleetError {
-            code: ErrorCode::FileInvalid,
-            file: file.to_owned(),
-            position: None,
-            message: format!(
-                "the file has {}, the limit is {}",
-                counted(text.len() as u64, "byte"),
-                count(FILE_BYTES_MAX as u64)
-            ),
-        });
-    }
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let position = error.location().map(|at| (at.line(), at.column()));
-        let message = plain_message(&error);
-        FleetError { code: code_of(&message), file: file.to_owned(), position, message }
-    })
-}
-
-/// The first line of the parser's message, without the position that we print ourselves.
-fn plain_message(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let line = text.lines().next().unwrap_or("not valid YAML");
-    let message = line.rsplit_once(" at line ").map_or(line, |(message, _)| message);
-    secret_hint(message).unwrap_or_else(|| message.to_owned())
-}
-
-/// A text where a secret reference is due is a secret in plain text; the message must not repeat it.
-fn secret_hint(message: &str) -> Option<String> {
-    (message.contains("expected one of env, file, command, credential") || message.contains("SecretRef")).then(|| {
-        "a secret is never written here: give a reference, one of { env: NAME }, { file: PATH }, { command: [ARGV] }, \
-         { credential: NAME }"
-            .to_owned()
-    })
-}
-
-fn code_of(message: &str) -> ErrorCode {
-    let lower = message.to_lowercase();
-    if message.starts_with("a secret is never written here") {
-        ErrorCode::PlaintextSecret
-    } else if lower.contains("unknown field") || lower.contains("unknown key") {
-        ErrorCode::FileUnknownKey
-    } else if lower.contains("duplicate") {
-        ErrorCode::FileDuplicateKey
-    } else {
-        ErrorCode::FileInvalid
     }
 }
 

@@ -31,6 +31,14 @@ pub struct RepositorySpec {
     pub prune: PruneSettings,
 }
 
+impl RepositorySpec {
+    /// Every secret that it refers to.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let credentials = self.credentials.iter().flat_map(|found| [&found.access_key, &found.secret_key]);
+        std::iter::once(&self.encryption.key).chain(credentials)
+    }
+}
+
 /// When and how a repository is pruned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

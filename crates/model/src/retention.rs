@@ -14,7 +14,7 @@ use crate::policy::{Keep, KeepByType, Policy, Threshold, Zone};
 use crate::run::SnapshotType;
 use crate::schedule::{Gap, Timetable};
 use crate::snapshot::{Hold, SnapshotRecord};
-use crate::units::{Bytes, Percent, Span};
+use crate::units::{Bytes, Span};
 
 mod periods;
 mod reasons;
@@ -166,11 +166,6 @@ impl RetentionPlan {
     /// Those that go, newest first.
     pub fn forgotten(&self) -> impl Iterator<Item = &Decision> {
         self.decisions.iter().filter(|decision| matches!(decision.verdict, Verdict::Forget(_)))
-    }
-
-    /// Whether more than this share goes at once, so that a person should look first.
-    pub fn forgets_more_than(&self, share: Percent) -> bool {
-        self.forgotten().count() * 100 > self.decisions.len() * usize::from(share.get())
     }
 }
 

@@ -97,7 +97,7 @@ pub enum InvalidSource {
         /// The key.
         key: &'static str,
     },
-    /// A path is relative, empty, or has `..` in it.
+    /// A path is relative, empty, or has `..` or a zero byte in it.
     #[error("`{key}` has the path {path:?}: absolute paths without `..` are needed")]
     Path {
         /// The key.
@@ -112,6 +112,7 @@ pub enum InvalidSource {
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, InvalidSource> {
     let plain = path.is_absolute() && path.components().all(|part| !matches!(part, Component::ParentDir));
+    let plain = plain && !path.as_os_str().as_encoded_bytes().contains(&0);
     if plain { Ok(path) } else { Err(InvalidSource::Path { key, path }) }
 }
 

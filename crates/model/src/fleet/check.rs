@@ -8,6 +8,7 @@ use crate::source::Source;
 use super::{Fleet, FleetError};
 
 mod alerts;
+mod places;
 
 /// An error of a definition, by its path; [`super::locate`] finds the line.
 fn at_definition(code: ErrorCode, path: String, message: String) -> FleetError {
@@ -21,8 +22,13 @@ impl Fleet {
             errors.push(at_definition(ErrorCode::FileInvalid, format!("repositories.{name}"), message));
         };
         for (name, spec) in &self.repositories {
-            if let Err(message) = check_url(&spec.url) {
+            if let Err(message) = places::check_url(&spec.url) {
                 fail(name, message);
+            }
+            for secret in spec.secrets() {
+                if let Some(message) = places::secret_problem(secret) {
+                    fail(name, message);
+                }
             }
             if !(1..=19).contains(&spec.compression_level) {
                 fail(
@@ -35,10 +41,15 @@ impl Fleet {
             let clash = self
                 .repositories
                 .iter()
-                .find(|(other, their)| *other < name && overlap(&spec.url, &their.url));
+                .find(|(other, their)| *other < name && places::overlap(&spec.url, &their.url));
             if let Some((other, _)) = clash {
                 fail(name, format!("`url` lies at or within the place of repository {other}"));
             }
+        }
+        for (name, source) in &self.sources {
+            errors.extend(places::problems(source).into_iter().map(|(key, message)| {
+                at_definition(ErrorCode::FileInvalid, format!("sources.{name}.{key}"), message)
+            }));
         }
         for (name, policy) in &self.policies {
             errors.extend(policy.problems().into_iter().map(|problem| {
@@ -57,6 +68,14 @@ impl Fleet {
         for name in self.sources.keys().filter(|name| name.as_str() == CONTROLLER_SOURCE) {
             let message = "is the name of the controller's own state: choose another".to_owned();
             errors.push(at_definition(ErrorCode::NameInvalid, format!("sources.{name}"), message));
+        }
+        for (name, spec) in &self.repositories {
+            let mut others =
+                known.repositories.iter().filter(|(other, _)| !self.repositories.contains_key(*other));
+            if let Some((other, _)) = others.find(|(_, their)| places::overlap(&spec.url, &their.url)) {
+                let message = format!("`url` lies at or within the place of repository {other}");
+                errors.push(at_definition(ErrorCode::FileInvalid, format!("repositories.{name}"), message));
+            }
         }
         let mut repository = |path: &str, key: &str, name: &RepositoryName| {
             if !self.repositories.contains_key(name) && !known.repositories.contains_key(name) {
@@ -228,30 +247,4 @@ impl Fleet {
         }
         false
     }
-}
-
-fn check_url(url: &str) -> Result<(), String> {
-    if let Some(path) = url.strip_prefix("file://") {
-        let plain = path.len() > 1 && path.starts_with('/') && path.split('/').all(|part| part != "..");
-        return if plain {
-            Ok(())
-        } else {
-            Err(format!("`url` is {url:?}: file:///ABSOLUTE/PATH is needed"))
-        };
-    }
-    if let Some(rest) = url.strip_prefix("s3://") {
-        let bucket = rest.split('/').next().unwrap_or_default();
-        let plain = (3..=63).contains(&bucket.len()) && rest.split('/').all(|part| part != "..");
-        return if plain { Ok(()) } else { Err(format!("`url` is {url:?}: s3://BUCKET/PREFIX is needed")) };
-    }
-    Err(format!("`url` is {url:?}: file:///PATH and s3://BUCKET/PREFIX are supported"))
-}
-
-fn overlap(one: &str, other: &str) -> bool {
-    let one = one.trim_end_matches('/');
-    let other = other.trim_end_matches('/');
-    let within = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    within(one, other) || within(other, one)
 }

@@ -209,15 +209,6 @@ fn nothing_is_removed_when_times_are_not_to_be_trusted() {
 }
 
 #[test]
-fn a_plan_that_removes_much_says_so() {
-    let forgets = |count, share| {
-        plan(&days(count), &rules("keep: { last: 8 }"), now(), &Context::default())
-            .forgets_more_than(Percent::new(share))
-    };
-    assert!(!forgets(10, 20) && forgets(11, 20) && !forgets(8, 1));
-}
-
-#[test]
 fn what_the_catalog_knows_becomes_a_candidate() {
     let mut record = SnapshotRecord {
         id: SnapshotId([7; 32]),

@@ -4,6 +4,7 @@ use super::*;
 use crate::policy::Cleanup;
 use crate::random_numbers::Numbers;
 use crate::units::Count;
+use crate::units::Percent;
 
 const HISTORIES: u64 = 100_000;
 const ZONES: &[&str] = &["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"];
