@@ -159,9 +159,14 @@ impl Core {
     /// at once: they are there to decide.
     fn rest_after(&self, run: &Run, code: ErrorCode) -> Option<Duration> {
         run.slot.as_ref()?;
-        let source = self.definitions.source(run.spec.source()?).ok()?;
+        let name = run.spec.source()?;
+        let source = self.definitions.source(name).ok()?;
         let (_, policy) = self.definitions.policy_of(&source)?;
-        retry::after_failure(&policy.retry, code, run.state.attempt)
+        let rest = retry::after_failure(&policy.retry, code, run.state.attempt)?;
+        let now = self.clock.now();
+        let upcoming = self.schedules.upcoming(name, now, 1).unwrap_or_default();
+        let next_slot = upcoming.first().map(|(at, _)| at.duration_since(now));
+        Some(retry::no_later_than(rest, next_slot))
     }
 
     /// What follows from the change of a run.

@@ -240,8 +240,9 @@ async fn a_scheduled_backup_is_tried_again_after_what_may_pass_and_one_asked_for
     cluster.psql("postgres", "CREATE DATABASE shop");
     let source = cluster.source(fleet.path(), "shop").replace("agent: a1", "agent: a1, policy: often");
     cluster.stop_immediately();
+    // The next slot comes long before the pause of the policy is over.
     let policy =
-        "policies:\n  often: { schedule: { full: { every: 1s } }, retry: { attempts: 50, backoff: 1s } }\n";
+        "policies:\n  often: { schedule: { full: { every: 1s } }, retry: { attempts: 50, backoff: 1h } }\n";
     fleet.apply(&format!("{policy}{source}")).await.unwrap();
     let tried = until_async("a second attempt", PATIENCE, async || {
         scheduled(&fleet).await.into_iter().find(|run| run.attempt >= 2)

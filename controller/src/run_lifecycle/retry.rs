@@ -7,6 +7,7 @@ use holdfast_model::error_code::Retry;
 use holdfast_model::ids::Attempt;
 use holdfast_model::policy;
 use holdfast_model::run::{ATTEMPTS_MAX, RunKind};
+use jiff::SignedDuration;
 
 /// The longest pause before another attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -50,6 +51,13 @@ pub fn after_failure(policy: &policy::Retry, code: ErrorCode, attempt: Attempt) 
     Some(Duration::from_secs(first.saturating_mul(doubled)).min(BACKOFF_MAX))
 }
 
+/// A pause that ends when the next slot of the source's schedule comes: without the failure there would be a run then, and a
+/// run that rests must not keep it away.
+pub fn no_later_than(rest: Duration, next_slot: Option<SignedDuration>) -> Duration {
+    let Some(next) = next_slot else { return rest };
+    rest.min(Duration::try_from(next).unwrap_or_default()).max(pause_after(Attempt::FIRST))
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_model::units::{Count, Span};
@@ -89,6 +97,18 @@ mod tests {
         let patient = policy::Retry { attempts: Count::new(100), backoff: Span::from_hours(1) };
         let longest = after_failure(&patient, ErrorCode::ToolFailed, Attempt(90));
         assert_eq!(longest, Some(BACKOFF_MAX));
+    }
+
+    #[test]
+    fn a_run_that_rests_does_not_keep_the_next_slot_away() {
+        let rest = |seconds, next: Option<i64>| {
+            no_later_than(Duration::from_secs(seconds), next.map(SignedDuration::from_secs)).as_secs()
+        };
+        assert_eq!(rest(300, Some(5)), 5);
+        assert_eq!(rest(300, Some(3600)), 300);
+        assert_eq!(rest(300, None), 300);
+        assert_eq!(rest(300, Some(0)), 1, "not at once");
+        assert_eq!(rest(300, Some(-9)), 1, "a slot that is due already");
     }
 
     #[test]
