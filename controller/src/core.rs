@@ -138,7 +138,7 @@ impl Core {
     /// # Errors
     /// When it is unknown whether the run was committing in vain: its repository or the state can not be read.
     pub async fn attempt_failed(&self, run: &Run, failure: Failure) -> Result<FailedAttempt, Failure> {
-        let attempt = run.state.attempt;
+        let (attempt, code) = (run.state.attempt, failure.code);
         let is_interruption = retry::is_interruption(failure.code);
         let rest = self.rest_after(run, failure.code);
         if !is_interruption && rest.is_none() {
@@ -147,7 +147,10 @@ impl Core {
         let snapshot = self.committed(run).await?;
         let may_retry = rest.is_some() || retry::may_retry(run.spec.kind(), attempt);
         let committed = snapshot.is_some();
-        let rest = rest.filter(|_| !is_interruption);
+        let rest = match is_interruption {
+            true => retry::long_pause_after(code, attempt),
+            false => rest,
+        };
         Ok(FailedAttempt {
             event: RunEvent::Interrupted { attempt, failure, committed, may_retry },
             snapshot,

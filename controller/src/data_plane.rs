@@ -19,6 +19,7 @@ use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, BlobType, PackId};
 use holdfast_repository::pack::PackEntry;
 use holdfast_repository::snapshot::{SnapshotObject, SnapshotSummary};
+use holdfast_repository::storage::StorageErrorKind;
 use holdfast_runtime::OnEnd;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -27,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalog::{Tags, describe};
 use crate::core::Core;
+use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure, storage_failure};
 use crate::server::agent_of;
@@ -90,13 +92,35 @@ impl DataPlane {
         }
     }
 
+    /// As [`Self::base`], and it is in the repository: another program may have removed it since the catalog was synced.
+    async fn existing_base(
+        &self,
+        run: &Run,
+        repository: &Arc<OpenRepository>,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        let base = self.base(run, &repository.name).await?;
+        let Some(record) = &base else { return Ok(base) };
+        let object = ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0));
+        match repository.store().size(&object).await {
+            Ok(_) => Ok(base),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => {
+                self.core.catalog.sync(repository).await?;
+                self.base(run, &repository.name).await
+            }
+            Err(error) => Err(storage_failure(&repository.name, &error)),
+        }
+    }
+
     async fn open(
         &self,
         agent: &AgentName,
         request: v1::OpenRepositoryRequest,
     ) -> Result<v1::OpenRepositoryResponse, Failure> {
         let granted = self.grant(agent, request.run.as_ref()).await?;
-        let base = self.base(&granted.run, &granted.repository.name).await?;
+        let (run, repository) = (&granted.run, &granted.repository);
+        other_programs::take_notice(repository).await?;
+        self.core.runs.relies_since(run.id, run.state.attempt, repository.index().uses.disturbances());
+        let base = self.existing_base(run, repository).await?;
         let config = granted.repository.repository().config();
         let keys = granted.repository.repository().keys().to_bytes();
         let tree = base.as_ref().map(|record| record.tree.parse::<BlobId>()).transpose();
@@ -172,7 +196,8 @@ impl DataPlane {
         }
         let manifest: Manifest = from_document("manifest_json", &request.manifest_json)?;
         let repository = granted.repository;
-        repository.flush_index().await?;
+        let relied_since = self.core.runs.relied_since(granted.run.id, granted.run.state.attempt);
+        other_programs::make_sure(&repository, relied_since, self.core.clock.now()).await?;
         self.require_tree(&repository, &request).await?;
         let actor = format!("agent:{agent}");
         let guard = self.core.runs.begin_commit(granted.run.id, &actor, granted.run.state.attempt).await?;

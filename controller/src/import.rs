@@ -34,8 +34,10 @@ use crate::core::Core;
 use crate::export::{
     ExportHead, HEAD, Hashing, ROOT, SUMS, TREE, XATTR_ENCODED, XATTR_PLAIN, percent_decoded, sum_line,
 };
+use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
+use crate::repository_uses::RepositoryUse;
 use crate::snapshot_writer::{self, Unpublished};
 
 /// Parts of the upload, and parts of a content, that may wait.
@@ -66,7 +68,8 @@ pub async fn import(
     let repository: RepositoryName = parse("repository", &header.repository)?;
     let source: SourceName = parse("source", &header.source)?;
     let repository = core.repository(&repository).await?;
-    let _use = repository.index().uses.begin();
+    other_programs::take_notice(&repository).await?;
+    let in_use = repository.index().uses.begin();
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
     let work = {
         let repository = repository.clone();
@@ -83,7 +86,7 @@ pub async fn import(
         }
     };
     let ((), taken) = tokio::join!(feed, work);
-    commit(core, caller, &repository, source, taken?).await
+    commit(core, caller, &repository, &in_use, source, taken?).await
 }
 
 /// What an archive held, durable but not committed.
@@ -98,6 +101,7 @@ async fn commit(
     core: &Arc<Core>,
     caller: &Caller,
     repository: &Arc<OpenRepository>,
+    in_use: &RepositoryUse,
     source: SourceName,
     taken: Taken,
 ) -> Result<SnapshotRecord, Failure> {
@@ -114,7 +118,7 @@ async fn commit(
         hostname: taken.head.hostname,
         tags,
     };
-    let (id, object) = snapshot_writer::publish(repository, what, core.clock.now()).await?;
+    let (id, object) = snapshot_writer::publish(repository, in_use, what, core.clock.now()).await?;
     let record = describe(id, &repository.name, &object, taken.manifest);
     let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
     core.records.commit(batch.put_snapshot(&record)).await?;

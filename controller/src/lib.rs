@@ -42,6 +42,7 @@ pub mod import;
 pub mod maintenance;
 pub mod metrics;
 pub mod notify;
+pub mod other_programs;
 pub mod pki;
 pub mod prune;
 pub mod prune_schedule;

@@ -370,7 +370,7 @@ impl Job<'_> {
 }
 
 /// Who locks. The random part tells this process from one of another machine with the same name.
-fn lock_owner() -> LockOwner {
+pub(crate) fn lock_owner() -> LockOwner {
     use std::sync::OnceLock;
     static NAME: OnceLock<String> = OnceLock::new();
     LockOwner {

@@ -7,8 +7,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use holdfast_model::text::counted;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
+use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, IdSet, IndexId, PackId};
 use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
 use holdfast_repository::pack::PackEntry;
@@ -17,7 +20,7 @@ use holdfast_repository::storage::StorageErrorKind;
 use holdfast_runtime::{TaskGroup, fail_point};
 use parking_lot::RwLock;
 
-use crate::repositories::{OpenRepository, repository_failure};
+use crate::repositories::{OpenRepository, repository_failure, storage_failure};
 use crate::repository_uses::RepositoryUses;
 use crate::store::blob_index::{
     BlobIndex as _, BlobIndexError, BlobIndexSettings, DiskBlobIndex, EnteredIndexes,
@@ -28,6 +31,8 @@ use crate::store::boot_id;
 const WAITING_PACKS_MAX: usize = 64;
 /// Blobs of such packs; they are held in memory, 120 bytes each.
 const WAITING_BLOBS_MAX: usize = 65_536;
+/// Packs that are looked for at once.
+const LOOKS_AT_ONCE: usize = 16;
 /// How often the list of index objects is read again because another program replaces them meanwhile.
 const LISTINGS_MAX: usize = 5;
 
@@ -133,6 +138,13 @@ impl RepositoryIndex {
     /// `HF-4004` when the file system refuses.
     pub async fn close(&self) -> Result<(), Failure> {
         self.blobs.close().await.map_err(|error| index_failure(&error))
+    }
+
+    fn disturbed(&self, of: &OpenRepository, what: &str) -> Failure {
+        self.uses.disturb();
+        tracing::warn!(repository = %of.name, what, "another program took something away from the repository");
+        let message = format!("{what} of repository {} were taken away by another program", of.name);
+        Failure::new(ErrorCode::RepositoryDisturbed, message).at_stake("nothing was committed")
     }
 
     /// How many packs there are, and how many blobs, counted once for each pack that they are in.
@@ -277,13 +289,19 @@ impl RepositoryIndex {
     /// in a durable index object.
     ///
     /// # Errors
-    /// Those of the storage, and `HF-4004`; the packs stay to be indexed.
+    /// Those of the storage, and `HF-4004`; the packs stay to be indexed. `HF-3023` when packs are gone: a program that
+    /// cleans up takes for garbage what is in no index object.
     pub async fn flush(&self, of: &OpenRepository) -> Result<(), Failure> {
         // Whoever comes second waits for the first, which may have taken his packs.
         let mut entered = self.turn.lock().await;
         let packs = self.waiting.read().packs.clone();
         if packs.is_empty() {
             return Ok(());
+        }
+        let gone = gone_packs(of, &packs).await?;
+        if !gone.is_empty() {
+            self.waiting.write().remove(&gone);
+            return Err(self.disturbed(of, &counted(gone.len() as u64, "new pack")));
         }
         fail_point::hit("controller-before-index");
         let saved =
@@ -346,8 +364,13 @@ impl RepositoryIndex {
     pub async fn update(&self, of: &OpenRepository) -> Result<usize, Failure> {
         let mut entered = self.turn.lock().await;
         let listed = list(of).await?;
-        if self.blobs.is_complete() && entered.ids().is_subset(&listed) {
+        let gone = entered.ids().difference(&listed).count();
+        if self.blobs.is_complete() && gone == 0 {
             return self.enter(of, &mut entered, listed).await;
+        }
+        if gone > 0 {
+            // Not an error here: whoever relied on them finds out by the count.
+            let _ = self.disturbed(of, &counted(gone as u64, "index object"));
         }
         self.build(of, &mut entered).await
     }
@@ -398,6 +421,21 @@ impl RepositoryIndex {
         let message = format!("another program keeps replacing the index objects of repository {}", of.name);
         Err(Failure::new(ErrorCode::StorageFailed, message))
     }
+}
+
+/// Those of the packs that the storage has not.
+async fn gone_packs(of: &OpenRepository, packs: &[IndexPack]) -> Result<IdSet<PackId>, Failure> {
+    let look = |pack: PackId| async move {
+        match of.store().size(&ObjectName::Pack(pack)).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Some(pack)),
+            Err(error) => Err(storage_failure(&of.name, &error)),
+        }
+    };
+    let ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
+    let looks: Vec<Option<PackId>> =
+        stream::iter(ids).map(look).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
+    Ok(looks.into_iter().flatten().collect())
 }
 
 async fn list(of: &OpenRepository) -> Result<IdSet<IndexId>, Failure> {

@@ -16,6 +16,7 @@ pub struct RepositoryUses {
 struct Uses {
     next: u64,
     active: BTreeSet<u64>,
+    disturbances: u64,
 }
 
 /// A use that is under way until this is dropped.
@@ -23,6 +24,14 @@ struct Uses {
 pub struct RepositoryUse {
     inner: Arc<Mutex<Uses>>,
     number: u64,
+    relied_since: u64,
+}
+
+impl RepositoryUse {
+    /// How often the repository had been disturbed when it began.
+    pub fn relied_since(&self) -> u64 {
+        self.relied_since
+    }
 }
 
 impl Drop for RepositoryUse {
@@ -38,12 +47,22 @@ impl RepositoryUses {
         let number = uses.next;
         uses.next += 1;
         uses.active.insert(number);
-        RepositoryUse { inner: self.inner.clone(), number }
+        RepositoryUse { inner: self.inner.clone(), number, relied_since: uses.disturbances }
     }
 
     /// The number that the next use gets: all that are under way have lower ones.
     pub fn next(&self) -> u64 {
         self.inner.lock().next
+    }
+
+    /// Another program was found to have taken something away: what was known until now may be gone.
+    pub fn disturb(&self) {
+        self.inner.lock().disturbances += 1;
+    }
+
+    /// How often that was so since the repository was opened.
+    pub fn disturbances(&self) -> u64 {
+        self.inner.lock().disturbances
     }
 
     /// How many of the uses with lower numbers are under way.

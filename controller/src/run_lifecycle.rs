@@ -58,6 +58,8 @@ struct ActiveRun {
     rests_until: Option<Instant>,
     /// Since when its host is too busy for it.
     held_since: Option<Instant>,
+    /// The attempt that uses its repository, and how often that had been disturbed when it began to.
+    relies_since: Option<(Attempt, u64)>,
 }
 
 /// What a run is asked to be.
@@ -484,6 +486,19 @@ impl RunLifecycle {
         Ok(())
     }
 
+    /// Notes how often the repository of a run had been disturbed when this attempt began to rely on it.
+    pub fn relies_since(&self, id: RunId, attempt: Attempt, disturbances: u64) {
+        if let Some(entry) = self.inner.active.lock().get_mut(&id) {
+            entry.relies_since = Some((attempt, disturbances));
+        }
+    }
+
+    /// What was noted of this attempt; nought when nothing was, as after a restart of the controller.
+    pub fn relied_since(&self, id: RunId, attempt: Attempt) -> u64 {
+        let noted = self.inner.active.lock().get(&id).and_then(|entry| entry.relies_since);
+        noted.filter(|(of, _)| *of == attempt).map_or(0, |(_, disturbances)| disturbances)
+    }
+
     /// How long a queued run has to wait before its next attempt; none when it need not.
     pub fn rest(&self, id: RunId) -> Option<Duration> {
         let now = self.inner.clock.monotonic();
@@ -557,6 +572,7 @@ impl ActiveRun {
             expected: (0, 0),
             rests_until: None,
             held_since: None,
+            relies_since: None,
         }
     }
 }

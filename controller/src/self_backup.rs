@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::state_files::{AuditEntries, Entries, Lines};
 use crate::catalog::{Tags, describe};
 use crate::core::Core;
+use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::snapshot_writer::{self, Unpublished};
@@ -164,7 +165,8 @@ pub async fn last_copy(core: &Core) -> Result<Option<LastCopy>, Failure> {
 /// Those of the repository and the state.
 pub async fn copy(core: &Arc<Core>, repository: &RepositoryName) -> Result<Sequence, Failure> {
     let repository = core.repository(repository).await?;
-    let _use = repository.index().uses.begin();
+    other_programs::take_notice(&repository).await?;
+    let in_use = repository.index().uses.begin();
     let head = StateHead {
         format: FORMAT.to_owned(),
         version: 1,
@@ -176,7 +178,7 @@ pub async fn copy(core: &Arc<Core>, repository: &RepositoryName) -> Result<Seque
     let cancel = core.tasks.token().child_token();
     let written =
         core.blocking("copy the controller's state", move || write(&owner, &target, &head, cancel)).await?;
-    let (id, object) = snapshot_writer::publish(&repository, written, at).await?;
+    let (id, object) = snapshot_writer::publish(&repository, &in_use, written, at).await?;
     let record = describe(id, &repository.name, &object, None);
     let last = LastCopy { at, snapshot: id, repository: repository.name.clone() };
     let batch = Batch::new("controller", "state.copy", format!("snapshot/{id}")).put_snapshot(&record);

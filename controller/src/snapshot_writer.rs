@@ -16,7 +16,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Tags;
+use crate::other_programs;
 use crate::repositories::{OpenRepository, repository_failure};
+use crate::repository_uses::RepositoryUse;
 
 /// What is written and durable, and not a snapshot yet.
 pub struct Unpublished {
@@ -54,16 +56,17 @@ pub fn open(repository: &Arc<OpenRepository>, cancel: CancellationToken) -> Resu
     SnapshotWriter::new(context, options, None).map_err(|error| repository_failure(&repository.name, &error))
 }
 
-/// Makes a snapshot of what was written, index first.
+/// Makes a snapshot of what was written, index first, under the use that began before the writing.
 ///
 /// # Errors
-/// Those of the repository. Without an answer of its storage the snapshot may exist nevertheless.
+/// Those of [`other_programs::make_sure`] and of the repository. Without an answer of its storage the snapshot may exist nevertheless.
 pub async fn publish(
     repository: &Arc<OpenRepository>,
+    in_use: &RepositoryUse,
     what: Unpublished,
     now: Timestamp,
 ) -> Result<(SnapshotId, SnapshotObject), Failure> {
-    repository.flush_index().await?;
+    other_programs::make_sure(repository, in_use.relied_since(), now).await?;
     let totals = what.written.totals;
     let object = SnapshotObject {
         time: now.to_string(),

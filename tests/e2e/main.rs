@@ -24,6 +24,7 @@ mod kill_restores;
 mod kills;
 mod metrics;
 mod monitoring;
+mod other_programs;
 mod partitions;
 mod policies;
 mod postgres;

@@ -21,7 +21,7 @@ pub fn may_retry(kind: RunKind, attempt: Attempt) -> bool {
 }
 
 /// Whether a failure only says that the attempt was cut short, and nothing of its work: the agent is stopping or has no
-/// room, or the way between it and the controller was gone. Other failures that may pass are left to whoever asked for
+/// room, the way between it and the controller was gone, or another program had the repository. Other failures that may pass are left to whoever asked for
 /// the run: a database that ends `pg_dump` once is likely to do it again.
 pub fn is_interruption(code: ErrorCode) -> bool {
     matches!(
@@ -31,7 +31,15 @@ pub fn is_interruption(code: ErrorCode) -> bool {
             | ErrorCode::ControllerUnreachable
             | ErrorCode::SessionReplaced
             | ErrorCode::AgentOffline
+            | ErrorCode::RepositoryDisturbed
+            | ErrorCode::RepositoryLocked
     )
+}
+
+/// How long a run waits before its next attempt that was interrupted so, when that is not the usual pause: whoever has the
+/// repository is not done in a second.
+pub fn long_pause_after(code: ErrorCode, attempt: Attempt) -> Option<Duration> {
+    (code == ErrorCode::RepositoryLocked).then(|| pause_after(attempt) * 30)
 }
 
 /// How long an interrupted run waits before its next attempt.
@@ -81,7 +89,10 @@ mod tests {
                 code.to_string()
             })
             .collect();
-        assert_eq!(interruptions, ["HF-4008", "HF-4015", "HF-4019", "HF-4021", "HF-5005"]);
+        assert_eq!(
+            interruptions,
+            ["HF-3007", "HF-3023", "HF-4008", "HF-4015", "HF-4019", "HF-4021", "HF-5005"]
+        );
     }
 
     #[test]

@@ -142,6 +142,7 @@ error_codes! {
     LimitExceeded = 3018, DataBad, Human, "an object is larger than its format allows";
     ExportDamaged = 3019, DataBad, Human, "an exported file is damaged or incomplete";
     StorageFsyncFailed = 3020, Failed, Human, "the storage could not make data durable";
+    RepositoryDisturbed = 3023, Conflict, Transient, "another program took away what a run relied on";
     // --- 4xxx: controller, runs and sessions
     NotFound = 4001, NotFound, BadInput, "no such object";
     AlreadyExists = 4002, Conflict, BadInput, "the object exists already";

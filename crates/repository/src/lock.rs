@@ -126,6 +126,18 @@ impl HeldLock {
     }
 }
 
+/// Says who holds an exclusive lock, when that is somebody else: it may be removing objects.
+///
+/// # Errors
+/// `HF-3007` with the holder, and those of the storage.
+pub async fn refuse_exclusive(
+    repository: &Repository,
+    owner: &LockOwner,
+    now: Timestamp,
+) -> Result<(), RepositoryError> {
+    refuse_conflicts(repository, owner, LockMode::Shared, now, None).await
+}
+
 /// Removes the locks that count for nothing: those of holders that died. Says how many there were.
 ///
 /// # Errors

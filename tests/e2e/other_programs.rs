@@ -1,0 +1,124 @@
+//! Another program cleans up a repository of ours while we use it: nothing that we then call a snapshot lacks anything.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use holdfast_model::secret::Secret;
+use holdfast_proto::v1;
+use holdfast_repository::Repository;
+use holdfast_repository::lock::{HeldLock, LockMode, LockOwner};
+use holdfast_repository::storage::fs::FsStore;
+use holdfast_tests::process_fleet::LONG_LEASE;
+use holdfast_tests::wait::{PATIENCE, until_async};
+use holdfast_tests::{Fleet, ProcessFleet, TreeSpec, assert_same_tree};
+use jiff::Timestamp;
+
+fn restored_is_the_same(restic: &holdfast_tests::Restic, folder: &Path, tree: &Path, snapshot: &str) {
+    let restored = folder.join(format!("restored-{snapshot}"));
+    restic.restore(snapshot, &restored);
+    assert_same_tree(tree, &restored.join(tree.strip_prefix("/").unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_packs_are_pruned_by_restic_before_it_commits_stores_them_again() {
+    let place = "agent-before-commit-snapshot";
+    let fleet = ProcessFleet::start(LONG_LEASE, [place]).await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(7).make(&tree);
+    fleet.declare_tree(&tree).await;
+    let hold = fleet.hold(place);
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    fleet.is_held(&hold).await;
+    let packs = || {
+        std::fs::read_dir(fleet.repository().join("data")).unwrap().flat_map(|folder| {
+            std::fs::read_dir(folder.unwrap().path()).unwrap().map(|pack| pack.unwrap().path())
+        })
+    };
+    let before: Vec<_> = packs().collect();
+    assert!(!before.is_empty(), "the backup has stored its packs");
+    fleet.restic().run(&["prune"]);
+    assert!(before.iter().all(|pack| !pack.exists()), "they were garbage to restic");
+    drop(hold);
+
+    let ended = fleet.ended(&run).await;
+    assert_eq!((ended.phase.as_str(), ended.attempt), ("succeeded", 2), "{ended:?}");
+    let log = fleet.log(&ended).await;
+    assert!(log.contains("[HF-3023]"), "{log}");
+    fleet.restic().check_all_data();
+    restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &ended.snapshot_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_restic_forgot_and_pruned_between_two_backups_is_stored_again() {
+    let fleet = Fleet::start().await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(8).make(&tree);
+    let yaml = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
+    fleet.apply(&yaml).await.unwrap();
+    let first = fleet.backup_well("tree", "full").await.snapshot_id;
+    // All of it goes, and comes back as it was: what the first snapshot had is known to us, and gone.
+    let away = fleet.path().join("away");
+    std::fs::rename(&tree, &away).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("other"), "something else").unwrap();
+    let second = fleet.backup_well("tree", "full").await.snapshot_id;
+    fleet.restic().run(&["forget", &first, "--prune"]);
+    std::fs::remove_dir_all(&tree).unwrap();
+    std::fs::rename(&away, &tree).unwrap();
+    let third = fleet.backup_well("tree", "incremental").await.snapshot_id;
+    fleet.restic().check_all_data();
+    restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &third);
+
+    // Also when the base of an increment is what was forgotten.
+    fleet.restic().run(&["forget", &second, &third, "--prune"]);
+    let fourth = fleet.backup_well("tree", "incremental").await.snapshot_id;
+    fleet.restic().check_all_data();
+    restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &fourth);
+    let listed: Vec<String> = fleet.snapshots_of("tree").await.into_iter().map(|one| one.id).collect();
+    assert_eq!(listed, [fourth], "the catalog has noticed");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_committed_while_another_program_may_be_removing() {
+    let fleet = Fleet::start().await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(9).make(&tree);
+    let yaml = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
+    fleet.apply(&yaml).await.unwrap();
+    let store = FsStore::new(fleet.repository());
+    let password = Secret::new(std::fs::read_to_string(fleet.password_file()).unwrap().trim_end());
+    let repository = Repository::open(Arc::new(store), &password).await.unwrap();
+    let owner = LockOwner {
+        hostname: "elsewhere".to_owned(),
+        username: "ops".to_owned(),
+        pid: 4711,
+        uid: 1000,
+        gid: 1000,
+    };
+    let lock = HeldLock::acquire(&repository, owner, LockMode::Exclusive, Timestamp::now()).await.unwrap();
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    let refused = until_async("the commit to be refused", PATIENCE, async || {
+        let log = fleet.log(&run).await;
+        log.contains("HF-3007").then_some(log)
+    })
+    .await;
+    assert!(refused.contains("elsewhere"), "{refused}");
+    let waiting = until_async("the run to be back in the queue", PATIENCE, async || {
+        let request = v1::GetRunRequest { run_id: run.id.clone() };
+        let run = fleet.runs().get(request).await.unwrap().into_inner().run.unwrap();
+        (run.phase == "queued").then_some(run)
+    })
+    .await;
+    assert_eq!((waiting.phase.as_str(), waiting.attempt), ("queued", 1), "{waiting:?}");
+    fleet.runs().cancel(v1::CancelRunRequest { run_id: run.id.clone() }).await.unwrap();
+    assert_eq!(fleet.ended(&run).await.phase, "cancelled");
+    assert!(fleet.snapshots_of("tree").await.is_empty());
+    lock.release().await.unwrap();
+    fleet.backup_well("tree", "full").await;
+    fleet.restic().check_all_data();
+    fleet.stop().await;
+}
