@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["agent", "alert", "common", "data", "fleet", "policy", "run", "snapshot", "status"]
-        .map(|name| format!("holdfast/v1/{name}.proto"));
+    let files =
+        ["agent", "alert", "common", "data", "fleet", "policy", "report", "run", "snapshot", "status"]
+            .map(|name| format!("holdfast/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=holdfast");
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_imports(true).include_source_info(true);

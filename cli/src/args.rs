@@ -7,6 +7,7 @@ pub mod demo;
 pub mod fleet;
 pub mod global;
 pub mod policy;
+pub mod report;
 pub mod restore;
 pub mod run;
 pub mod status;
@@ -82,6 +83,9 @@ pub enum Command {
     /// See how people are told, and test it
     #[command(subcommand, arg_required_else_help = true)]
     Notify(alert::NotifyCommand),
+    /// See what a day or a week brought, and how the fleet stands; or send it
+    #[command(subcommand, arg_required_else_help = true)]
+    Report(report::ReportCommand),
     /// Look at policies, and at what they will do by themselves
     #[command(subcommand, arg_required_else_help = true)]
     Policy(policy::PolicyCommand),

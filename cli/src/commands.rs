@@ -14,6 +14,7 @@ mod fleet_init;
 mod notify;
 mod policy;
 mod repo;
+mod report;
 mod restore;
 mod restore_plan;
 mod run;
@@ -40,6 +41,7 @@ pub(crate) async fn dispatch(app: &mut App, command: Command) -> CliResult {
         Command::Run(command) => run::run(app, command).await,
         Command::Alert(command) => alert::alert(app, command).await,
         Command::Notify(command) => notify::notify(app, command).await,
+        Command::Report(command) => report::report(app, command).await,
         Command::Policy(command) => policy::policy(app, command).await,
         Command::Source(command) => source::source(app, command).await,
         Command::Repo(command) => repo::repo(app, command).await,

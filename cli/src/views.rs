@@ -7,6 +7,7 @@ pub(crate) mod fleet;
 pub(crate) mod local;
 pub(crate) mod plan;
 pub(crate) mod policy;
+pub(crate) mod report;
 pub(crate) mod repository;
 pub(crate) mod run;
 pub(crate) mod snapshot;

@@ -169,6 +169,8 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/holdfast.v1.NotifyService/Test", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.NotifyService/Preview", SEE),
     ("/holdfast.v1.NotifyService/History", SEE),
+    ("/holdfast.v1.ReportService/Get", SEE),
+    ("/holdfast.v1.ReportService/Send", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.StatusService/Fleet", SEE),
     ("/holdfast.v1.StatusService/Doctor", SEE),
     ("/holdfast.v1.StatusService/Audit", AUDIT),
@@ -191,6 +193,9 @@ pub const METHODS: &[(&str, Access)] = &[
     ("GET /api/v1/monitor/database", SEE),
     ("GET /api/v1/monitor/performance", SEE),
     ("GET /api/v1/monitor/overview", SEE),
+    ("GET /api/v1/reports/daily", SEE),
+    ("GET /api/v1/reports/weekly", SEE),
+    ("GET /api/v1/reports/logs", SEE),
     ("GET /api/v1/events", SEE),
 ];
 

@@ -5,6 +5,7 @@ pub mod alerts;
 pub mod fleet;
 pub mod notify;
 pub mod policies;
+pub mod reports;
 pub mod repositories;
 pub mod restores;
 pub mod runs;

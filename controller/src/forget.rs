@@ -14,7 +14,11 @@ use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::core::Core;
 use crate::records::Batch;
+use crate::reports::removals;
 use crate::repositories::{OpenRepository, repository_failure};
+
+/// Who forgets what the policies do not keep.
+pub const RETENTION: &str = "controller";
 
 /// The right to forget snapshots of a repository: nobody prunes it meanwhile.
 pub struct Forgetting {
@@ -57,6 +61,9 @@ impl Forgetting {
         let forgotten = forget_snapshot(self.repository.repository(), id).await;
         forgotten.map_err(|error| repository_failure(&self.repository.name, &error))?;
         let batch = Batch::new(actor, "catalog.remove", format!("snapshot/{}", record.id));
+        let by_retention = actor == RETENTION;
+        let batch =
+            removals::count(&core.records, batch, &record.repository, by_retention, core.clock.now()).await?;
         core.records.commit(batch.delete_snapshot(record)).await?;
         tracing::info!(snapshot = %record.id, repository = %record.repository, source = of, why, "forgotten");
         Ok(())

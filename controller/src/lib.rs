@@ -49,6 +49,7 @@ pub mod prune_schedule;
 pub mod reaper;
 pub mod records;
 pub mod recover;
+pub mod reports;
 pub mod repositories;
 pub mod repository_index;
 pub mod repository_uses;
@@ -247,6 +248,7 @@ impl Controller {
         tasks.spawn("alerts", OnEnd::Essential, alerts::run(core.clone()));
         tasks.spawn("notifications", OnEnd::Essential, notify::outbox::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
+        tasks.spawn("reports", OnEnd::Essential, reports::run(core.clone()));
         tasks.spawn("retention", OnEnd::Essential, retention::run(core.clone()));
         tasks.spawn("prune schedule", OnEnd::Essential, prune_schedule::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");

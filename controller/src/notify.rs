@@ -107,6 +107,7 @@ pub fn test_message(channel: &ChannelName, at: Timestamp) -> Message {
         kind: MessageKind::Test,
         at,
         alerts: vec![told],
+        report: None,
     }
 }
 
@@ -157,7 +158,7 @@ impl Notifier {
             }
             Way::Log | Way::Ping { .. } => {
                 let rendered = render(message, channel.language, environment);
-                let body = body::plain_text(&rendered, channel.language);
+                let body = body::message_text(message, &rendered, channel.language);
                 Preview { content_type: "text/plain", body }
             }
         })

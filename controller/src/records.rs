@@ -15,6 +15,7 @@
 //! | alert | `alert/ID`, `silence/ID`, `head` |
 //! | outbox | `CHANNEL/MESSAGE` |
 //! | delivery | `TIME-NUMBER` |
+//! | report | `slot/NAME`, `size/REPOSITORY`, `removed/REPOSITORY` |
 //! | idempotency key | `CALLER/KEY`: the ids of what the first request made |
 
 use std::collections::BTreeMap;
@@ -188,8 +189,12 @@ fn snapshot_key(id: SnapshotId) -> String {
 
 /// Sorts by time; hexadecimal digits of fixed width sort like the numbers.
 fn order_key(record: &SnapshotRecord) -> String {
-    let millis = u64::try_from(record.committed_at.as_millisecond()).unwrap_or(0);
-    format!("{millis:016x}/{}", record.id)
+    format!("{}{}", time_key(record.committed_at), record.id)
+}
+
+/// The beginning of the keys of snapshots that were committed at this moment.
+fn time_key(at: Timestamp) -> String {
+    format!("{:016x}/", u64::try_from(at.as_millisecond()).unwrap_or(0))
 }
 
 /// A store's error as the failure that callers see.
@@ -416,6 +421,42 @@ impl Records {
             }
         }
         Ok(snapshots)
+    }
+
+    /// The newest snapshot of a source that was committed before a moment.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn snapshot_before(
+        &self,
+        source: &SourceName,
+        at: Timestamp,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        let page = self.snapshots_before(Some(source.as_str()), Some(&time_key(at)), 1).await?;
+        Ok(page.into_iter().next().map(|(record, _)| record))
+    }
+
+    /// The oldest snapshot of a source that was committed at a moment or after it.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn snapshot_since(
+        &self,
+        source: &SourceName,
+        at: Timestamp,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        let prefix = format!("source/{source}/");
+        let scan = Scan {
+            after: Some(format!("{prefix}{}", time_key(at))),
+            limit: 1,
+            ..Scan::below(prefix.clone())
+        };
+        let found = self.keys(Kind::Snapshot, scan).await?;
+        let id = found.first().and_then(|key| key.rsplit('/').next()?.parse::<SnapshotId>().ok());
+        match id {
+            Some(id) => self.snapshot(id).await,
+            None => Ok(None),
+        }
     }
 
     /// A mark that changes whenever one of the newest snapshots of a source does, up to a limit.

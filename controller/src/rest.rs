@@ -10,6 +10,7 @@ mod events;
 mod monitor;
 mod openapi;
 mod reply;
+mod reports;
 mod request;
 pub mod routes;
 mod views;
@@ -58,7 +59,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take to begin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What every answer carries: nothing of it is a page, nothing may be kept, nothing may be shown elsewhere.
+/// What every answer carries that does not say otherwise: nothing of it is a page, nothing may be kept, nothing may be
+/// shown elsewhere.
 const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -91,7 +93,7 @@ impl Site {
             Err(_) => Refusal::slow(ANSWER_TIMEOUT).into_response(),
         };
         for (name, value) in SECURITY_HEADERS {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
         }
         response
     }

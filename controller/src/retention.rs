@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::core::Core;
-use crate::forget::Forgetting;
+use crate::forget::{Forgetting, RETENTION};
 use crate::repositories::storage_failure;
 use crate::self_backup;
 
@@ -192,7 +192,7 @@ async fn remove(core: &Core, source: &SourceName) -> Result<(), Failure> {
                 return Err(Failure::new(ErrorCode::Internal, message));
             }
             let why = format!("{rules}: {reason}");
-            forgetting.forget(core, record, "controller", &why).await?;
+            forgetting.forget(core, record, RETENTION, &why).await?;
         }
     }
     Ok(())

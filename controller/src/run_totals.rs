@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_model::Failure;
-use holdfast_model::run::{Run, RunKind};
-use holdfast_model::run_state::Phase;
+use holdfast_model::run::{Outcome, Run, RunKind};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -15,50 +14,6 @@ use crate::store::{Expect, Kind};
 /// Upper ends of the buckets of durations, in seconds: 1 s to a day.
 pub const DURATION_BUCKETS: [u32; 14] =
     [1, 2, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 10_800, 43_200, 86_400];
-
-/// How a run ended, as it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// It succeeded without a warning.
-    Success,
-    /// It succeeded with warnings.
-    Partial,
-    /// It failed.
-    Failure,
-    /// It was given up on request.
-    Cancelled,
-    /// It did not begin, by a rule.
-    Skipped,
-}
-
-impl Outcome {
-    /// All outcomes.
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Success, Outcome::Partial, Outcome::Failure, Outcome::Cancelled, Outcome::Skipped];
-
-    /// The word used in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Success => "success",
-            Outcome::Partial => "partial",
-            Outcome::Failure => "failure",
-            Outcome::Cancelled => "cancelled",
-            Outcome::Skipped => "skipped",
-        }
-    }
-
-    /// How a run of this phase ended; nothing while it has not.
-    pub fn of(phase: &Phase) -> Option<Self> {
-        match phase {
-            Phase::Succeeded { warnings: 0 } => Some(Outcome::Success),
-            Phase::Succeeded { .. } => Some(Outcome::Partial),
-            Phase::Failed(_) => Some(Outcome::Failure),
-            Phase::Cancelled => Some(Outcome::Cancelled),
-            Phase::Skipped(_) => Some(Outcome::Skipped),
-            _ => None,
-        }
-    }
-}
 
 /// Whose runs are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

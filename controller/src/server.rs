@@ -16,6 +16,7 @@ use holdfast_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use holdfast_proto::v1::fleet_service_server::FleetServiceServer;
 use holdfast_proto::v1::notify_service_server::NotifyServiceServer;
 use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
+use holdfast_proto::v1::report_service_server::ReportServiceServer;
 use holdfast_proto::v1::repository_service_server::RepositoryServiceServer;
 use holdfast_proto::v1::restore_service_server::RestoreServiceServer;
 use holdfast_proto::v1::run_service_server::RunServiceServer;
@@ -39,6 +40,7 @@ use crate::api::alerts::AlertsApi;
 use crate::api::fleet::FleetApi;
 use crate::api::notify::NotifyApi;
 use crate::api::policies::PoliciesApi;
+use crate::api::reports::ReportsApi;
 use crate::api::repositories::RepositoriesApi;
 use crate::api::restores::Restores;
 use crate::api::runs::Runs;
@@ -112,6 +114,7 @@ async fn routes(core: &Arc<Core>) -> Result<Routes, Failure> {
         .add_service(limited!(FleetServiceServer::new(FleetApi::new(core.clone()))))
         .add_service(limited!(AlertServiceServer::new(AlertsApi::new(core.clone()))))
         .add_service(limited!(NotifyServiceServer::new(NotifyApi::new(core.clone()))))
+        .add_service(limited!(ReportServiceServer::new(ReportsApi::new(core.clone()))))
         .add_service(limited!(PolicyServiceServer::new(PoliciesApi::new(core.clone()))))
         .add_service(limited!(RunServiceServer::new(Runs::new(core.clone()))))
         .add_service(limited!(RestoreServiceServer::new(Restores::new(core.clone()))))

@@ -30,6 +30,7 @@ mod policies;
 mod postgres;
 mod prunes;
 mod recover;
+mod reports;
 mod rest;
 mod retention;
 mod s3;

@@ -23,6 +23,7 @@ use holdfast_proto::v1::alert_service_client::AlertServiceClient;
 use holdfast_proto::v1::fleet_service_client::FleetServiceClient;
 use holdfast_proto::v1::notify_service_client::NotifyServiceClient;
 use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
+use holdfast_proto::v1::report_service_client::ReportServiceClient;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
 use holdfast_proto::v1::restore_service_client::RestoreServiceClient;
 use holdfast_proto::v1::run_service_client::RunServiceClient;
@@ -342,6 +343,11 @@ impl Operator {
     /// Calls about notifications.
     pub fn notifications(&self) -> NotifyServiceClient<OperatorChannel> {
         NotifyServiceClient::new(self.channel())
+    }
+
+    /// Calls about reports.
+    pub fn reports(&self) -> ReportServiceClient<OperatorChannel> {
+        ReportServiceClient::new(self.channel())
     }
 
     /// Calls about what policies do.

@@ -60,6 +60,12 @@ calls! {
         /// Ends a pause.
         resume_source = resume(ResumeSourceRequest) -> ResumeSourceResponse;
     }
+    report_service_client::ReportServiceClient {
+        /// A report of the time up to now.
+        get_report = get(GetReportRequest) -> GetReportResponse;
+        /// Sends a report by a channel.
+        send_report = send(SendReportRequest) -> SendReportResponse;
+    }
     run_service_client::RunServiceClient {
         /// Queues runs.
         start_runs = start(StartRequest) -> StartResponse;

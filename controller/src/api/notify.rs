@@ -32,7 +32,7 @@ impl NotifyApi {
         Self { core }
     }
 
-    fn channel(&self, name: &str) -> Result<(ChannelName, Channel), Failure> {
+    pub(crate) fn channel(&self, name: &str) -> Result<(ChannelName, Channel), Failure> {
         let name: ChannelName = parse("channel", name)?;
         let current = self.core.definitions.current();
         let channels = &current.fleet.channels;
@@ -87,19 +87,30 @@ impl NotifyApi {
 
     async fn test_inner(&self, caller: &Caller, name: &str) -> Result<String, Failure> {
         let (name, channel) = self.channel(name)?;
-        let at = self.core.clock.now();
-        let message = test_message(&name, at);
-        let result = self.core.notifier.deliver(&channel, std::slice::from_ref(&message)).await;
+        let message = test_message(&name, self.core.clock.now());
+        self.deliver_by_hand(caller, &channel, message, "test".to_owned()).await
+    }
+
+    /// Delivers a message at once, and remembers how that went.
+    pub(crate) async fn deliver_by_hand(
+        &self,
+        caller: &Caller,
+        channel: &Channel,
+        message: Message,
+        title: String,
+    ) -> Result<String, Failure> {
+        let result = self.core.notifier.deliver(channel, std::slice::from_ref(&message)).await;
         let (outcome, answer) = match &result {
             Ok(answer) => (Outcome::Delivered, answer.clone()),
             Err(error) => (Outcome::Failed, error.text().to_owned()),
         };
+        let name = message.channel;
         let delivery = Delivery {
-            at,
+            at: message.at,
             channel: name.clone(),
             message: message.id,
-            event: MessageKind::Test.as_str().to_owned(),
-            title: "test".to_owned(),
+            event: message.kind.as_str().to_owned(),
+            title,
             outcome,
             answer,
             attempts: 1,
@@ -137,8 +148,14 @@ impl NotifyApi {
         if kind == MessageKind::Recovered {
             told.recovered_at = told.recovered_at.or(Some(at));
         }
-        let message =
-            Message { id: "preview".to_owned(), channel: name.clone(), kind, at, alerts: vec![told] };
+        let message = Message {
+            id: "preview".to_owned(),
+            channel: name.clone(),
+            kind,
+            at,
+            alerts: vec![told],
+            report: None,
+        };
         let preview = self.core.notifier.preview(&message, &channel);
         let preview = preview.map_err(|error| error.failure(name.as_str()))?;
         Ok(v1::PreviewResponse { content_type: preview.content_type.to_owned(), body: preview.body })

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use holdfast_model::Failure;
 use holdfast_model::metrics::catalogue::Metric;
-use holdfast_model::run::RunKind;
+use holdfast_model::run::{Outcome, RunKind};
 use holdfast_model::run_state::Phase;
 
 use super::sources::repositories_of;
 use super::{Families, number, seconds};
 use crate::core::Core;
-use crate::run_totals::{self, AllTotals, DURATION_BUCKETS, Durations, Outcome, Subject, Totals};
+use crate::run_totals::{self, AllTotals, DURATION_BUCKETS, Durations, Subject, Totals};
 
 /// The kinds of run that are about a source.
 const OF_SOURCES: [RunKind; 4] = [RunKind::Backup, RunKind::Restore, RunKind::Promote, RunKind::Discard];

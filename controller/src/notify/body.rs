@@ -5,10 +5,14 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use holdfast_model::alert::render::{Rendered, render};
 use holdfast_model::alert::{Channel, Language, Message, MessageKind, Severity, Way};
+use holdfast_model::report::form::{self, html_text};
+use holdfast_model::report::page::page;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::{DeliveryError, template};
+
+mod report;
 
 /// The longest text of one request, in bytes: DingTalk takes 20,000.
 const TEXT_BYTES_MAX: usize = 18_000;
@@ -72,17 +76,24 @@ fn next_word(language: Language) -> &'static str {
 
 /// Whether people are called by name for it: not because something is over.
 fn calls_people(messages: &[Message]) -> bool {
-    messages.iter().any(|message| !matches!(message.kind, MessageKind::Recovered | MessageKind::Test))
+    messages.iter().any(|message| {
+        !matches!(message.kind, MessageKind::Recovered | MessageKind::Test | MessageKind::Report)
+    })
 }
 
 /// One Markdown text of several messages: the robot takes few a minute.
 pub(super) fn dingtalk(messages: &[Message], channel: &Channel, environment: &str) -> Value {
     let Way::Dingtalk { at_mobiles, at_all, keyword, .. } = &channel.way else { return Value::Null };
-    let rendered: Vec<Rendered> =
-        messages.iter().map(|message| render(message, channel.language, environment)).collect();
-    let title = rendered.first().map_or("", |first| first.title.as_str());
+    let title =
+        messages.first().map_or_else(String::new, |first| render(first, channel.language, environment).title);
     let mut text = String::new();
-    for message in &rendered {
+    for message in messages {
+        if let Some(report) = &message.report {
+            text.push_str(&report::dingtalk(report, channel.language, TEXT_BYTES_MAX - 200));
+            text.push_str("\n\n");
+            continue;
+        }
+        let message = render(message, channel.language, environment);
         text.push_str(&format!("### {}\n\n", markdown(&message.title)));
         for section in &message.sections {
             if message.sections.len() > 1 {
@@ -122,6 +133,9 @@ fn slack_text(text: &str) -> String {
 /// A message of blocks, and a text for where those are not shown.
 pub(super) fn slack(message: &Message, channel: &Channel, environment: &str) -> Value {
     let rendered = render(message, channel.language, environment);
+    if let Some(report) = &message.report {
+        return report::slack(report, channel.language);
+    }
     let mark = match (message.kind, message.severity()) {
         (MessageKind::Recovered, _) => ":white_check_mark:",
         (_, Severity::Critical) => ":rotating_light:",
@@ -184,8 +198,9 @@ pub(super) fn webhook(message: &Message, channel: &Channel, environment: &str) -
         "environment": environment,
         "at": message.at,
         "title": rendered.title,
-        "text": plain_text(&rendered, language),
+        "text": message_text(message, &rendered, language),
         "alerts": alerts,
+        "report": message.report,
     })
 }
 
@@ -204,8 +219,24 @@ pub(super) fn webhook_body(
     made.map_err(|error| DeliveryError::Refused(format!("the template does not work: {error}")))
 }
 
+/// A message as plain text; a report has more to say than its title.
+pub(super) fn message_text(message: &Message, rendered: &Rendered, language: Language) -> String {
+    match &message.report {
+        Some(report) => form::text(&page(report, language)),
+        None => plain_text(rendered, language),
+    }
+}
+
+/// A message as HTML, for mail.
+pub(super) fn message_html(message: &Message, rendered: &Rendered, language: Language) -> String {
+    match &message.report {
+        Some(report) => form::html(&page(report, language)),
+        None => html(rendered, language),
+    }
+}
+
 /// The message as plain text, for mail and the log.
-pub(super) fn plain_text(rendered: &Rendered, language: Language) -> String {
+fn plain_text(rendered: &Rendered, language: Language) -> String {
     let mut text = format!("{}\n", rendered.title);
     for section in &rendered.sections {
         text.push('\n');
@@ -222,12 +253,8 @@ pub(super) fn plain_text(rendered: &Rendered, language: Language) -> String {
     text
 }
 
-fn html_text(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 /// The message as HTML, for mail: one table for each alert, nothing from elsewhere.
-pub(super) fn html(rendered: &Rendered, language: Language) -> String {
+fn html(rendered: &Rendered, language: Language) -> String {
     let mut text = format!(
         "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><title>{0}</title></head><body><h2>{0}</h2>",
         html_text(&rendered.title)

@@ -15,7 +15,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 
 use super::DeliveryError;
 use super::address::{Network, judge, look_up};
-use super::body::{html, plain_text};
+use super::body::{message_html, message_text};
 
 /// How long one answer of the server may take, and all of them together.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -68,14 +68,14 @@ pub(super) fn mail(
     for address in to {
         builder = builder.to(mailbox(address)?);
     }
-    if message.kind != MessageKind::Test {
+    if !matches!(message.kind, MessageKind::Test | MessageKind::Report) {
         // What speaks of the same alert belongs to the same thread.
         for alert in message.alerts.iter().take(20) {
             builder = builder.references(format!("<alert-{}@{host}>", alert.id));
         }
     }
-    let text = plain_text(&rendered, channel.language);
-    let html = html(&rendered, channel.language);
+    let text = message_text(message, &rendered, channel.language);
+    let html = message_html(message, &rendered, channel.language);
     builder.multipart(MultiPart::alternative_plain_html(text, html)).map_err(|error| wrong(&error))
 }
 

@@ -49,7 +49,7 @@ pub const HISTORY_MAX: usize = 1000;
 const MERGED_MAX: usize = 20;
 
 /// A message that waits, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The message.
     pub message: Message,

@@ -75,7 +75,7 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
         "parameters": parameters,
         "security": if is_public { json!([]) } else { json!([{ "token": [] }]) },
         "responses": {
-            route.status.to_string(): { "description": "As asked.", "content": content(route, schemas) },
+            route.status.to_string(): { "description": "As asked.", "content": contents(route, schemas) },
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
@@ -106,6 +106,14 @@ fn operation_id(route: &Route) -> String {
     let words = words.map(|word| word.trim_matches(['{', '}']).to_owned());
     let words: Vec<String> = std::iter::once(route.verb.as_str().to_lowercase()).chain(words).collect();
     words.join("_")
+}
+
+fn contents(route: &Route, schemas: &mut Map<String, Value>) -> Value {
+    let mut contents = content(route, schemas);
+    for form in route.forms {
+        contents[form.content_type] = json!({});
+    }
+    contents
 }
 
 fn content(route: &Route, schemas: &mut Map<String, Value>) -> Value {

@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 
 use super::routes::Route;
 
+/// What a browser lets a page do: be looked at, with the style that is in it.
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; sandbox";
+
 /// An answer.
 pub(crate) enum Reply {
     /// Items in the envelope.
@@ -25,6 +29,8 @@ pub(crate) enum Reply {
     },
     /// A document that is no list.
     Document(&'static str, String),
+    /// A page: it brings its look with it, and may do nothing.
+    Page(&'static str, String),
     /// Something else.
     Other(Response<Body>),
 }
@@ -45,6 +51,12 @@ impl Reply {
         match self {
             Self::Other(response) => response,
             Self::Document(content_type, text) => response(StatusCode::OK, content_type, text),
+            Self::Page(content_type, text) => {
+                let mut response = response(StatusCode::OK, content_type, text);
+                let policy = HeaderValue::from_static(PAGE_POLICY);
+                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+                response
+            }
             Self::Items { items, next_cursor, location } => {
                 let mut document =
                     json!({ "api": API, "kind": route.kind, "generated_at": now, "items": items });

@@ -65,6 +65,11 @@ impl Call {
         })
     }
 
+    /// A header as text; empty when it is not there, or no text.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
     /// The key under which a request may be repeated.
     pub(crate) fn idempotency_key(&self) -> Result<String, Failure> {
         let mut values = self.headers.get_all("idempotency-key").iter();

@@ -2,13 +2,14 @@
 
 use futures::future::BoxFuture;
 use holdfast_model::Failure;
+use holdfast_model::report::Report;
 use http::StatusCode;
 use schemars::{Schema, schema_for};
 
 use super::reply::{Refusal, Reply};
 use super::request::Call;
 pub use super::request::Parameter;
-use super::{backups, configuration, events, monitor, openapi, views};
+use super::{backups, configuration, events, monitor, openapi, reports, views};
 use crate::metrics;
 
 /// The method of a route.
@@ -39,6 +40,15 @@ pub enum Answer {
     Other(&'static str),
 }
 
+/// Another form of an answer than JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// The word for `format`.
+    pub word: &'static str,
+    /// Its type.
+    pub content_type: &'static str,
+}
+
 /// One route.
 pub struct Route {
     /// Its method.
@@ -55,6 +65,8 @@ pub struct Route {
     pub kind: &'static str,
     /// What it answers with.
     pub answer: Answer,
+    /// The other forms that it can be asked for by `format`, or a header `Accept`.
+    pub forms: &'static [Form],
     /// The status when all is well.
     pub status: u16,
     /// Whether it takes a header `Idempotency-Key`.
@@ -83,6 +95,7 @@ impl Route {
             body: None,
             kind,
             answer,
+            forms: &[],
             status: 200,
             is_repeatable: false,
             handle,
@@ -102,6 +115,28 @@ const AFTER: Parameter = Parameter {
     about: "The id of the last event that was seen; without it, events from now on.",
     is_number: true,
 };
+
+const TIMEZONE: Parameter = Parameter {
+    name: "timezone",
+    about: "The time zone of its days and times, such as Europe/Berlin; UTC unless given.",
+    is_number: false,
+};
+const HOURS: Parameter = Parameter {
+    name: "hours",
+    about: "How many hours it covers: 1 to 744, 24 unless given.",
+    is_number: true,
+};
+const FORMAT: Parameter = Parameter {
+    name: "format",
+    about: "json, markdown or html; without it as the header Accept asks, or json.",
+    is_number: false,
+};
+
+/// The forms of a report besides JSON.
+pub const REPORT_FORMS: &[Form] = &[
+    Form { word: "markdown", content_type: "text/markdown; charset=utf-8" },
+    Form { word: "html", content_type: "text/html; charset=utf-8" },
+];
 
 macro_rules! handler {
     ($function:path) => {
@@ -235,6 +270,39 @@ pub const ROUTES: &[Route] = &[
         Answer::Items(|| schema_for!(views::OverviewView)),
         handler!(monitor::overview),
     ),
+    Route {
+        query: &[FORMAT, TIMEZONE],
+        forms: REPORT_FORMS,
+        ..Route::get(
+            "/api/v1/reports/daily",
+            "What the last day brought, and how the fleet stands.",
+            "ReportList",
+            Answer::Items(|| schema_for!(Report)),
+            handler!(reports::daily),
+        )
+    },
+    Route {
+        query: &[FORMAT, TIMEZONE],
+        forms: REPORT_FORMS,
+        ..Route::get(
+            "/api/v1/reports/weekly",
+            "What the last seven days brought, and how the fleet stands.",
+            "ReportList",
+            Answer::Items(|| schema_for!(Report)),
+            handler!(reports::weekly),
+        )
+    },
+    Route {
+        query: &[FORMAT, TIMEZONE, HOURS, SOURCE],
+        forms: REPORT_FORMS,
+        ..Route::get(
+            "/api/v1/reports/logs",
+            "What came of the runs of the last hours: how they ended, how long they took, why they failed.",
+            "ReportList",
+            Answer::Items(|| schema_for!(Report)),
+            handler!(reports::logs),
+        )
+    },
     Route {
         query: &[AFTER],
         ..Route::get(

@@ -85,6 +85,8 @@ kinds! {
     Outbox = 31 "outbox";
     /// What has become of a message.
     Delivery = 32 "delivery";
+    /// What was sent of a report, the sizes of a repository, or how many snapshots were removed from it.
+    Report = 33 "report";
 }
 
 impl Kind {

@@ -127,7 +127,7 @@ pub enum Language {
 }
 
 /// One sentence in every language.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Words {
     /// English.
     pub en: String,

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::{AlertRule, Channel, Route, Routing, Silence};
 use crate::error_code::{ErrorCode, Failure};
-use crate::ids::{AgentName, ChannelName, PolicyName, RepositoryName, RuleName, SourceName};
+use crate::ids::{AgentName, ChannelName, PolicyName, ReportName, RepositoryName, RuleName, SourceName};
 use crate::policy::Policy;
+use crate::report::ReportSchedule;
 use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
 
@@ -56,6 +57,9 @@ pub struct Fleet {
     /// Rules of alerts by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alerts: BTreeMap<RuleName, AlertRule>,
+    /// Reports that are sent by themselves, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reports: BTreeMap<ReportName, ReportSchedule>,
 }
 
 /// What is declared of an agent.
@@ -93,6 +97,9 @@ pub struct FleetDocument {
     /// Rules of alerts by name: changes of those that are built in, and one's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alerts: BTreeMap<RuleName, AlertRule>,
+    /// Reports that are sent by themselves, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reports: BTreeMap<ReportName, ReportSchedule>,
 }
 
 /// Who is told of what, and by which way, as it is written.
@@ -239,6 +246,11 @@ pub fn read_fleet(files: &[FleetFile]) -> Result<Fleet, Vec<FleetError>> {
                 fleet.alerts.insert(name, rule);
             }
         }
+        for (name, report) in document.reports {
+            if take("report", name.as_str()) {
+                fleet.reports.insert(name, report);
+            }
+        }
     }
     let mut wrong = fleet.check_definitions();
     locate(&mut wrong, files);
@@ -273,6 +285,7 @@ impl Fleet {
             "channels" => find(&self.channels, name),
             "notifications" => find(&self.notifications, name),
             "alerts" => find(&self.alerts, name),
+            "reports" => find(&self.reports, name),
             _ => None,
         }
     }
@@ -299,6 +312,7 @@ impl Fleet {
             "channels" => enter(&mut self.channels, name, spec),
             "notifications" => enter(&mut self.notifications, name, spec),
             "alerts" => enter(&mut self.alerts, name, spec),
+            "reports" => enter(&mut self.reports, name, spec),
             other => Err(format!("there is no kind {other:?}")),
         }
     }
@@ -313,6 +327,7 @@ impl Fleet {
             "channels" => self.channels.retain(|key, _| key.as_str() != name),
             "notifications" => self.notifications.retain(|key, _| key.as_str() != name),
             "alerts" => self.alerts.retain(|key, _| key.as_str() != name),
+            "reports" => self.reports.retain(|key, _| key.as_str() != name),
             _ => {}
         }
     }
@@ -353,6 +368,7 @@ pub fn diff(current: &Fleet, wanted: &Fleet, prune: bool) -> Vec<Change> {
     diff_kind("channels", &current.channels, &wanted.channels, prune, &mut changes);
     diff_kind("notifications", &current.notifications, &wanted.notifications, prune, &mut changes);
     diff_kind("alerts", &current.alerts, &wanted.alerts, prune, &mut changes);
+    diff_kind("reports", &current.reports, &wanted.reports, prune, &mut changes);
     changes
 }
 
@@ -392,6 +408,12 @@ impl Definition for Channel {
 }
 
 impl Definition for Routing {
+    fn loses_protection(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Definition for ReportSchedule {
     fn loses_protection(&self, _: &Self) -> bool {
         false
     }
@@ -470,6 +492,7 @@ fn document(fleet: &Fleet) -> FleetDocument {
             silences: fleet.routing().map(|routing| routing.silences.clone()).unwrap_or_default(),
         },
         alerts: fleet.alerts.clone(),
+        reports: fleet.reports.clone(),
     }
 }
 

@@ -109,6 +109,8 @@ names! {
     ChannelName, "channel";
     /// The name of an alert rule.
     RuleName, "rule";
+    /// The name of a report that is sent by itself.
+    ReportName, "report";
 }
 
 /// The source that copies of the controller's own state are snapshots of. No source of a fleet may have this name.

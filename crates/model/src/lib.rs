@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
-//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`text`].
+//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`report`], [`text`].
 
 pub mod alert;
 pub mod data_watch;
@@ -17,6 +17,7 @@ pub mod policy;
 pub mod progress;
 #[cfg(test)]
 mod random_numbers;
+pub mod report;
 pub mod repository_spec;
 pub mod restore;
 pub mod retention;

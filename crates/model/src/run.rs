@@ -284,6 +284,50 @@ pub struct Run {
     pub slot: Option<SlotId>,
 }
 
+/// How a run ended, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It succeeded without a warning.
+    Success,
+    /// It succeeded with warnings.
+    Partial,
+    /// It failed.
+    Failure,
+    /// It was given up on request.
+    Cancelled,
+    /// It did not begin, by a rule.
+    Skipped,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Outcome; 5] =
+        [Outcome::Success, Outcome::Partial, Outcome::Failure, Outcome::Cancelled, Outcome::Skipped];
+
+    /// The word used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Partial => "partial",
+            Outcome::Failure => "failure",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Skipped => "skipped",
+        }
+    }
+
+    /// How a run of this phase ended; nothing while it has not.
+    pub fn of(phase: &Phase) -> Option<Self> {
+        match phase {
+            Phase::Succeeded { warnings: 0 } => Some(Outcome::Success),
+            Phase::Succeeded { .. } => Some(Outcome::Partial),
+            Phase::Failed(_) => Some(Outcome::Failure),
+            Phase::Cancelled => Some(Outcome::Cancelled),
+            Phase::Skipped(_) => Some(Outcome::Skipped),
+            _ => None,
+        }
+    }
+}
+
 impl Run {
     /// Whether a check or verification ended and found nothing.
     pub fn is_clean(&self) -> bool {

@@ -33,6 +33,7 @@ fn message(kind: MessageKind) -> Message {
         kind,
         at: at(),
         alerts: vec![alert],
+        report: None,
     }
 }
 
@@ -105,7 +106,8 @@ fn a_webhook_has_the_documented_keys() {
     let body =
         webhook(&message(MessageKind::Failing), &channel("{ type: webhook, url: \"https://x/\" }"), "prod");
     let keys: Vec<&String> = body.as_object().unwrap().keys().collect();
-    let expected = ["alerts", "api", "at", "environment", "event", "id", "kind", "severity", "text", "title"];
+    let expected =
+        ["alerts", "api", "at", "environment", "event", "id", "kind", "report", "severity", "text", "title"];
     assert_eq!(keys, expected);
     assert_eq!(body["alerts"][0]["object"], json!({ "kind": "source", "name": "pg-ledger" }));
 }
@@ -128,4 +130,58 @@ fn a_template_makes_the_body() {
             "the template does not work: undefined value (line 1 of the template)".to_owned()
         )
     );
+}
+
+/// A report with an error of every kind, each with a long and hostile text.
+fn long_report() -> Message {
+    use holdfast_model::ErrorCode;
+    use holdfast_model::ids::RunId;
+    use holdfast_model::policy::Zone;
+    use holdfast_model::report::tally::ErrorTally;
+    use holdfast_model::report::{Period, Report, ReportKind, Tally, logs};
+
+    let period = Period::ending(ReportKind::Logs, 24, at(), &Zone::default());
+    let mut tally = Tally::new(period, None);
+    let said = format!("<img src=x onerror=alert(1)>*_`{}", "字".repeat(500));
+    for &code in ErrorCode::ALL {
+        let run = RunId::at(0, [0; 10]);
+        tally.errors.insert(
+            code.number(),
+            ErrorTally { code, count: 1, newest_at: at(), run, message: said.clone() },
+        );
+    }
+    tally.counts.ended = 100;
+    tally.counts.failed = 100;
+    let report = Report::Logs(Box::new(logs::build(tally, at(), "prod".to_owned())));
+    Message {
+        kind: MessageKind::Report,
+        alerts: Vec::new(),
+        report: Some(report),
+        ..message(MessageKind::Test)
+    }
+}
+
+#[test]
+fn a_report_is_cut_to_what_each_chat_takes_and_says_so() {
+    let report = long_report();
+    let ding = dingtalk(std::slice::from_ref(&report), &channel(DING), "");
+    let text = ding["markdown"]["text"].as_str().unwrap();
+    assert!(text.len() <= 20_000 && text.len() > 15_000, "{}", text.len());
+    assert!(text.starts_with("### \\[prod\\] report of the runs\n\n**100 of 100 runs failed**"), "{text}");
+    assert!(text.contains(" more lines: holdfast report") && text.contains("backup"), "{text}");
+    assert!(!text.replace("\\<", "").contains('<'), "{text}");
+    assert_eq!((&ding["at"]["isAtAll"], &ding["at"]["atMobiles"]), (&json!(false), &json!([])));
+
+    let slack = slack(&report, &channel("{ type: slack, webhook: { env: X } }"), "");
+    let blocks = slack["blocks"].as_array().unwrap();
+    assert!((10..=50).contains(&blocks.len()), "{}", blocks.len());
+    for block in blocks {
+        let text = block["text"]["text"].as_str().unwrap();
+        assert!(text.len() <= 3000 && !text.contains('<'), "{text}");
+    }
+    assert!(blocks.last().unwrap().to_string().contains(" more lines: holdfast report"), "{slack}");
+
+    let hook = webhook(&report, &channel("{ type: log }"), "");
+    assert_eq!((&hook["event"], &hook["report"]["report"]), (&json!("report"), &json!("logs")));
+    assert_eq!(hook["alerts"], json!([]));
 }

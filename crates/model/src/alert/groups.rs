@@ -154,6 +154,7 @@ impl Outgoing {
                     kind,
                     at: now,
                     alerts: part.to_vec(),
+                    report: None,
                 });
             }
         }

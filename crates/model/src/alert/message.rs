@@ -1,10 +1,11 @@
-//! What is told: one or several alerts of one group to one channel.
+//! What is told: one or several alerts of one group to one channel, or a report.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, AlertText, Object, Severity};
 use crate::ids::ChannelName;
+use crate::report::Report;
 
 /// Why a message is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub enum MessageKind {
     Recovered,
     /// Nothing is wrong: somebody tests the channel.
     Test,
+    /// A report.
+    Report,
 }
 
 impl MessageKind {
@@ -34,6 +37,7 @@ impl MessageKind {
             MessageKind::Reminder => "reminder",
             MessageKind::Recovered => "recovered",
             MessageKind::Test => "test",
+            MessageKind::Report => "report",
         }
     }
 }
@@ -81,7 +85,7 @@ impl From<&Alert> for Told {
 }
 
 /// A message to one channel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// Never used twice; the same however often delivery is tried.
     pub id: String,
@@ -91,8 +95,11 @@ pub struct Message {
     pub kind: MessageKind,
     /// When it was written.
     pub at: Timestamp,
-    /// The alerts, worst first; at least one.
+    /// The alerts, worst first; at least one, but none in a report.
     pub alerts: Vec<Told>,
+    /// The report, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
 }
 
 impl Message {

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::message::{Message, MessageKind, Told};
 use super::{Language, ObjectKind, Severity, Words};
+use crate::report::page::page;
 
 /// The longest title, in characters.
 const TITLE_CHARS_MAX: usize = 160;
@@ -60,6 +61,11 @@ pub fn moment(at: Timestamp) -> String {
 
 /// What a message says. `environment` is named when no label of the alerts says which one it is.
 pub fn render(message: &Message, language: Language, environment: &str) -> Rendered {
+    if let Some(report) = &message.report {
+        let page = page(report, language);
+        let title = line(&format!("{}: {}", page.title, page.verdict), TITLE_CHARS_MAX);
+        return Rendered { title, sections: Vec::new() };
+    }
     let sections = message.alerts.iter().map(|alert| section(message, alert, language)).collect();
     Rendered { title: title(message, language, environment), sections }
 }
@@ -72,7 +78,7 @@ fn pick(language: Language, en: &str, zh: &str) -> String {
 }
 
 /// On one line, without anything that could end a header or move a cursor.
-fn line(text: &str, chars_max: usize) -> String {
+pub(crate) fn line(text: &str, chars_max: usize) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
     if words.chars().count() <= chars_max {
@@ -208,7 +214,7 @@ mod tests {
 
     fn message(kind: MessageKind, alerts: Vec<Told>) -> Message {
         let channel = ChannelName::new("ops").unwrap();
-        Message { id: "1".to_owned(), channel, kind, at: at("2026-06-01T02:13:00Z"), alerts }
+        Message { id: "1".to_owned(), channel, kind, at: at("2026-06-01T02:13:00Z"), alerts, report: None }
     }
 
     #[test]

@@ -250,3 +250,17 @@ fn channels_that_are_named_must_exist_and_take_messages() {
         "channel mail can not be removed: notifications.routes names it"
     );
 }
+
+#[test]
+fn a_report_reads_back_unchanged_and_keeps_its_channel() {
+    let fleet = read(
+        "api: holdfast/v1\nnotifications:\n  channels:\n    ops: { type: log }\nreports:\n  morning: { report: daily, \
+         cron: \"@daily\", timezone: Asia/Shanghai, to: [ops] }\n",
+    )
+    .unwrap();
+    assert_eq!(read(&to_yaml(&fleet)).unwrap(), fleet, "{}", to_yaml(&fleet));
+    assert_eq!(
+        fleet.user_of("channels.ops").unwrap(),
+        "channel ops can not be removed: reports.morning names it"
+    );
+}

@@ -1,4 +1,4 @@
-//! What is wrong with channels, routes and rules of alerts.
+//! What is wrong with channels, routes, rules of alerts, and reports.
 
 use crate::error_code::ErrorCode;
 use crate::ids::ChannelName;
@@ -36,6 +36,11 @@ pub(super) fn definitions(fleet: &Fleet) -> Vec<FleetError> {
             wrong(format!("alerts.{name}{key}"), problem.message);
         }
     }
+    for (name, report) in &fleet.reports {
+        for (key, message) in report.problems() {
+            wrong(format!("reports.{name}.{key}"), message);
+        }
+    }
     errors
 }
 
@@ -51,6 +56,9 @@ fn named(fleet: &Fleet) -> Vec<(String, &ChannelName)> {
     for (name, rule) in &fleet.alerts {
         named.extend(rule.to.iter().map(|to| (format!("alerts.{name}"), to)));
     }
+    for (name, report) in &fleet.reports {
+        named.extend(report.to.iter().map(|to| (format!("reports.{name}"), to)));
+    }
     named
 }
 
@@ -63,10 +71,15 @@ pub(super) fn references(fleet: &Fleet, known: &Fleet) -> Vec<FleetError> {
         }
         Some(_) => None,
     };
-    named(fleet)
-        .into_iter()
-        .filter_map(|(path, name)| Some(at_definition(ErrorCode::ReferenceUnknown, path, problem(name)?)))
-        .collect()
+    let channels = named(fleet).into_iter().filter_map(|(path, name)| Some((path, problem(name)?)));
+    let sources = fleet.reports.iter().filter_map(|(name, report)| {
+        let source = report.source.as_ref()?;
+        let is_known = fleet.sources.contains_key(source) || known.sources.contains_key(source);
+        let message = format!("`source` names source {source}, which does not exist");
+        (!is_known).then(|| (format!("reports.{name}"), message))
+    });
+    let wrong = |(path, message)| at_definition(ErrorCode::ReferenceUnknown, path, message);
+    channels.chain(sources).map(wrong).collect()
 }
 
 /// Why a channel that is gone already can not be removed.

@@ -68,7 +68,7 @@ fn an_unknown_key_is_refused_with_what_was_meant() {
     refused(
         "policie: {}",
         "fleet.yaml:2:1: unknown key `policie`, did you mean `policies`?; possible are api, repositories, policies, \
-         sources, agents, notifications, alerts [HF-1003]",
+         sources, agents, notifications, alerts, reports [HF-1003]",
     );
     refused(
         "sources:\n  a: { engine: sqlit, agent: x, path: /a }",
