@@ -5,6 +5,7 @@
 //! snapshots only the newest are looked at, again only when they changed.
 
 mod agents;
+mod channels;
 pub(crate) mod otlp;
 mod repositories;
 mod runs;
@@ -43,6 +44,7 @@ pub async fn collect(core: &Arc<Core>) -> Result<Vec<MetricFamily>, Failure> {
     runs::collect(core, &mut families).await?;
     repositories::collect(core, &mut families).await?;
     agents::collect(core, &mut families).await?;
+    channels::collect(core, &mut families);
     Ok(families.finish())
 }
 

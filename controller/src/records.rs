@@ -15,7 +15,7 @@
 //! | alert | `alert/ID`, `silence/ID`, `head` |
 //! | outbox | `CHANNEL/MESSAGE` |
 //! | delivery | `TIME-NUMBER` |
-//! | report | `slot/NAME`, `size/REPOSITORY`, `removed/REPOSITORY` |
+//! | report | `slot/NAME`, `size/REPOSITORY`, `removed/REPOSITORY`, `messages/CHANNEL` |
 //! | idempotency key | `CALLER/KEY`: the ids of what the first request made |
 
 use std::collections::BTreeMap;

@@ -190,7 +190,8 @@ async fn every_metric_of_the_catalogue_is_filled_by_something() {
     let policy = "policies: { gold: { objectives: { rpo: 1d }, schedule: { full: { every: 12h } }, keep: { last: 3 } } }";
     let tree = fleet.path().join("data");
     let source = format!("  tree: {{ engine: files, agent: a1, paths: [{}], policy: gold }}", tree.display());
-    fleet.apply(&format!("{policy}\nsources:\n{source}\n")).await.unwrap();
+    let channels = "notifications: { channels: { own-log: { type: log } } }";
+    fleet.apply(&format!("{policy}\nsources:\n{source}\n{channels}\n")).await.unwrap();
     let run = fleet.start_backup("tree", "full").await.unwrap();
     let mut filled: BTreeSet<&str> = BTreeSet::new();
     while !fleet.controller().core().runs.active().is_empty() {

@@ -169,7 +169,7 @@ fn plant(folder: &Path, name: &str, value: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_channel_gets_the_form_that_it_can_show() {
-    let fleet = fleet().await;
+    let mut fleet = fleet().await;
     assert_eq!(fleet.backup("broken", "full").await.phase, "failed");
     let (sink, mail) = (HttpSink::start().await, MailServer::start("password"));
     let folder = holdfast_tests::temp_dir("channels");
@@ -219,6 +219,14 @@ async fn every_channel_gets_the_form_that_it_can_show() {
     let outcomes: BTreeSet<_> =
         history.deliveries.iter().map(|it| (it.event.as_str(), it.outcome.as_str())).collect();
     assert_eq!(outcomes, BTreeSet::from([("report", "delivered")]));
+    fleet.stop_controller().await;
+    fleet.start_controller().await;
+    let metrics = fleet.rest().get("/metrics").body;
+    for channel in ["ding", "slack", "hook", "mail"] {
+        let delivered =
+            format!("holdfast_notifications_total{{channel=\"{channel}\",outcome=\"delivered\"}} 1\n");
+        assert!(metrics.contains(&delivered), "{metrics}");
+    }
     fleet.stop().await;
 }
 

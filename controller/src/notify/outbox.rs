@@ -77,7 +77,7 @@ impl Waiting {
 }
 
 /// What has become of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It arrived.
@@ -91,6 +91,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Outcome; 4] = [Outcome::Delivered, Outcome::Failed, Outcome::GivenUp, Outcome::Dropped];
+
     /// The word used in output.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -144,8 +147,14 @@ struct Inner {
     busy: HashSet<ChannelName>,
     buckets: HashMap<ChannelName, Bucket>,
     delivered: HashMap<ChannelName, Timestamp>,
+    totals: BTreeMap<ChannelName, Totals>,
     pings: HashMap<ChannelName, Ping>,
 }
+
+/// How many messages of a channel ended so, or were tried in vain.
+pub type Totals = BTreeMap<Outcome, u64>;
+
+const TOTALS: &str = "messages/";
 
 /// The signs of life of one channel.
 struct Ping {
@@ -179,6 +188,11 @@ impl Outbox {
         }
         let history = records.all::<Delivery>(Kind::Delivery, "").await?;
         inner.history = history.into_iter().map(|found| found.key).collect();
+        for found in records.all::<Totals>(Kind::Report, TOTALS).await? {
+            if let Ok(channel) = found.key.trim_start_matches(TOTALS).parse() {
+                inner.totals.insert(channel, found.value);
+            }
+        }
         Ok(Self { records, inner: Mutex::new(inner), changed: Notify::new() })
     }
 
@@ -235,6 +249,19 @@ impl Outbox {
         Ok(all.into_iter().rev().map(|found| found.value).filter(wanted).take(limit).collect())
     }
 
+    /// What became of the messages of each channel that ever had one.
+    pub fn totals(&self) -> BTreeMap<ChannelName, Totals> {
+        self.inner.lock().totals.clone()
+    }
+
+    /// Adds to the batch that stores what became of a message what counts it.
+    fn count(&self, batch: Batch, channel: &ChannelName, outcome: Outcome) -> Batch {
+        let mut inner = self.inner.lock();
+        let totals = inner.totals.entry(channel.clone()).or_default();
+        *totals.entry(outcome).or_default() += 1;
+        batch.put(Kind::Report, format!("{TOTALS}{channel}"), totals, Expect::Any)
+    }
+
     /// Stores an entry of the history beside what it speaks of, and removes the oldest.
     fn note(&self, mut batch: Batch, delivery: &Delivery) -> Batch {
         let mut inner = self.inner.lock();
@@ -256,6 +283,7 @@ impl Outbox {
     /// When the state can not be written.
     pub async fn note_test(&self, actor: &str, delivery: &Delivery) -> Result<(), Failure> {
         let batch = Batch::new(actor, "notify.test", format!("channel/{}", delivery.channel));
+        let batch = self.count(batch, &delivery.channel, delivery.outcome);
         self.records.commit(self.note(batch, delivery)).await.map(|_| ())
     }
 }
@@ -425,6 +453,7 @@ async fn settle(
         match &result {
             Ok(answer) => {
                 delivery.answer = answer.clone();
+                batch = outbox.count(batch, &name, delivery.outcome);
                 batch =
                     outbox.note(batch.delete(Kind::Outbox, key(&waiting.message), Expect::Any), &delivery);
             }
@@ -432,6 +461,7 @@ async fn settle(
                 let again = after_failure(waiting, error, now);
                 delivery.answer = error.text().to_owned();
                 delivery.outcome = if again.is_some() { Outcome::Failed } else { Outcome::GivenUp };
+                batch = outbox.count(batch, &name, delivery.outcome);
                 // The same again and again would push everything else out of the history.
                 if again.is_none() || waiting.last_error.as_deref() != Some(error.text()) {
                     batch = outbox.note(batch, &delivery);
@@ -498,6 +528,7 @@ async fn drop_all(core: &Arc<Core>, name: &ChannelName) -> Result<(), Failure> {
         };
         let batch = Batch::new("controller", "notify.drop", format!("channel/{name}"));
         let batch = batch.delete(Kind::Outbox, key(&waiting.message), Expect::Any);
+        let batch = core.outbox.count(batch, name, delivery.outcome);
         core.records.commit(core.outbox.note(batch, &delivery)).await?;
         core.outbox.inner.lock().remove(name, &waiting.message.id);
     }

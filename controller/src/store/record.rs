@@ -85,7 +85,8 @@ kinds! {
     Outbox = 31 "outbox";
     /// What has become of a message.
     Delivery = 32 "delivery";
-    /// What was sent of a report, the sizes of a repository, or how many snapshots were removed from it.
+    /// What was sent of a report, the sizes of a repository, how many snapshots were removed from it, or what became of
+    /// the messages of a channel.
     Report = 33 "report";
 }
 

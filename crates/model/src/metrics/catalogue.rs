@@ -113,6 +113,8 @@ catalogue! {
         "How far the agent's clock is ahead of the controller's; only while it is connected.";
     AgentCertificateExpiry = Gauge "holdfast_agent_certificate_expiry_timestamp_seconds" ["agent"]
         "When the newest certificate of the agent ends.";
+    Notifications = Counter "holdfast_notifications_total" ["channel", "outcome"]
+        "Messages by what became of them: delivered, failed (each attempt, it is tried again), given_up, dropped.";
     CaCertificateExpiry = Gauge "holdfast_ca_certificate_expiry_timestamp_seconds" []
         "When the certificate of the controller's certificate authority ends.";
     SelfBackup = Gauge "holdfast_controller_self_backup_timestamp_seconds" []
@@ -138,6 +140,7 @@ mod tests {
         "type",
         "outcome",
         "agent",
+        "channel",
         "state",
         "level",
         "severity",
