@@ -4,7 +4,9 @@
 //! is let through, and within which limits), `request` (strict reading), `reply` (the form of answers), then one
 //! file for each group of routes.
 
+mod alerts;
 mod backups;
+mod cleanup;
 mod configuration;
 mod events;
 mod monitor;

@@ -36,6 +36,8 @@ pub struct RetentionQueue {
 struct Waiting {
     sources: Mutex<BTreeSet<SourceName>>,
     changed: Notify,
+    /// What was planned is carried out before anybody plans anew.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl RetentionQueue {
@@ -175,25 +177,44 @@ fn rules_of(core: &Core, source: &SourceName) -> Option<(String, Policy)> {
 /// Removes what the policy of a source does not keep.
 async fn remove(core: &Core, source: &SourceName) -> Result<(), Failure> {
     let Some((rules, policy)) = rules_of(core, source) else { return Ok(()) };
-    if policy.keep.is_none() {
-        return Ok(());
+    if policy.keep.is_some() {
+        clean_up(core, source, (&rules, &policy), RETENTION).await?;
     }
+    Ok(())
+}
+
+/// Removes what a policy does not keep of a source; gives the plans that it carried out. `rules` is how the policy is called.
+///
+/// # Errors
+/// Those of [`plans`] and [`Forgetting`]; then what the first plans remove may be gone.
+pub async fn clean_up(
+    core: &Core,
+    source: &SourceName,
+    (rules, policy): (&str, &Policy),
+    actor: &str,
+) -> Result<Vec<Retention>, Failure> {
+    let _turn = core.retention.inner.turn.lock().await;
+    let mut done = Vec::new();
     for (repository, records) in snapshots(core, source).await? {
-        let planned = plan_one(core, &policy, repository.clone(), records).await?;
-        if planned.plan.forgotten().next().is_none() {
-            continue;
+        let planned = plan_one(core, policy, repository, records).await?;
+        if planned.plan.forgotten().next().is_some() {
+            carry_out(core, &planned, rules, actor).await?;
         }
-        let forgetting = Forgetting::begin(core, &repository).await?;
-        // Oldest first: what is left after a crash is what a rule would have kept longest.
-        for (record, decision) in planned.records.iter().zip(&planned.plan.decisions).rev() {
-            let Verdict::Forget(reason) = &decision.verdict else { continue };
-            if record.id != decision.id {
-                let message = "a plan of retention is in another order than its snapshots";
-                return Err(Failure::new(ErrorCode::Internal, message));
-            }
-            let why = format!("{rules}: {reason}");
-            forgetting.forget(core, record, RETENTION, &why).await?;
+        done.push(planned);
+    }
+    Ok(done)
+}
+
+async fn carry_out(core: &Core, planned: &Retention, rules: &str, actor: &str) -> Result<(), Failure> {
+    let forgetting = Forgetting::begin(core, &planned.repository).await?;
+    // Oldest first: what is left after a crash is what a rule would have kept longest.
+    for (record, decision) in planned.records.iter().zip(&planned.plan.decisions).rev() {
+        let Verdict::Forget(reason) = &decision.verdict else { continue };
+        if record.id != decision.id {
+            let message = "a plan of retention is in another order than its snapshots";
+            return Err(Failure::new(ErrorCode::Internal, message));
         }
+        forgetting.forget(core, record, actor, &format!("{rules}: {reason}")).await?;
     }
     Ok(())
 }

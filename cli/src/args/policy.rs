@@ -15,6 +15,8 @@ pub enum PolicyCommand {
     Next(PolicyNextArgs),
     /// Show which snapshots are kept and which go now, with the reason of each; removes nothing
     Simulate(PolicySimulateArgs),
+    /// Remove now what is not kept, without waiting for the next look of the controller
+    Cleanup(PolicyCleanupArgs),
 }
 
 /// A command about one policy.
@@ -67,4 +69,24 @@ pub struct PolicySimulateArgs {
     /// A fleet file with the policy as it might become
     #[arg(long, value_name = "FILE")]
     pub policy_file: Option<PathBuf>,
+}
+
+/// `policy cleanup`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast policy cleanup --dry-run        what would go, of all sources
+  holdfast policy cleanup pg-main
+  holdfast policy cleanup gold --yes       all sources under a policy
+
+It removes what `holdfast policy simulate` shows, and nothing else: never the last good snapshot of a source, the last \
+verified one, or a held one. What only these snapshots needed gives its room back with the next `holdfast repo prune`.")]
+pub struct PolicyCleanupArgs {
+    /// A source, or a policy with all sources under it [default: all sources]
+    #[arg(value_name = "SOURCE|POLICY")]
+    pub name: Option<String>,
+
+    /// Only show what would go
+    #[arg(long)]
+    pub dry_run: bool,
 }

@@ -132,6 +132,7 @@ fn the_commands_are_those_that_were_promised() {
     notify list
     notify preview
     notify test
+    policy cleanup
     policy list
     policy next
     policy show

@@ -53,6 +53,8 @@ calls! {
     policy_service_client::PolicyServiceClient {
         /// What a policy would keep and remove.
         simulate_policy = simulate(SimulateRequest) -> SimulateResponse;
+        /// Removes what policies do not keep.
+        clean_up = clean_up(CleanUpRequest) -> CleanUpResponse;
         /// The runs that begin next by themselves.
         next_runs = next(NextRunsRequest) -> NextRunsResponse;
         /// Keeps the backups of a source from beginning by themselves.

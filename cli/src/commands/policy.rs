@@ -1,6 +1,7 @@
 //! `holdfast policy …`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_model::ErrorCode;
 use holdfast_model::fleet::{Fleet, to_yaml};
@@ -9,13 +10,16 @@ use holdfast_model::text::nearest;
 use holdfast_proto::v1;
 
 use crate::app::App;
-use crate::args::policy::{PolicyCommand, PolicyNextArgs, PolicySimulateArgs};
+use crate::args::policy::{PolicyCleanupArgs, PolicyCommand, PolicyNextArgs, PolicySimulateArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::Look;
-use crate::output::text::plain;
+use crate::output::text::{counted, plain};
 use crate::views::policy::{PolicyView, RetentionView, UpcomingView};
+
+/// How long a removal may take: one request to the storage for each snapshot.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) async fn policy(app: &mut App, command: PolicyCommand) -> CliResult {
     match command {
@@ -23,6 +27,7 @@ pub(super) async fn policy(app: &mut App, command: PolicyCommand) -> CliResult {
         PolicyCommand::Show(args) => show(app, &args.name).await,
         PolicyCommand::Next(args) => next(app, args).await,
         PolicyCommand::Simulate(args) => simulate(app, args).await,
+        PolicyCommand::Cleanup(args) => clean_up(app, args).await,
     }
 }
 
@@ -130,11 +135,33 @@ async fn simulate(app: &mut App, args: PolicySimulateArgs) -> CliResult {
     };
     let client = app.connect().await?;
     let request = v1::SimulateRequest { name: args.name, policy_file };
-    let plans = client.simulate_policy(request).await?.plans;
-    let lines: Vec<RetentionView> = plans.into_iter().flat_map(RetentionView::of).collect();
-    app.output.list(&lines, "there is no snapshot to keep or to remove")?;
+    let lines = decisions(client.simulate_policy(request).await?.plans);
+    show_decisions(app, &lines)?;
+    Ok(ExitStatus::Ok)
+}
+
+fn decisions(plans: Vec<v1::RetentionPlan>) -> Vec<RetentionView> {
+    plans.into_iter().flat_map(RetentionView::of).collect()
+}
+
+fn show_decisions(app: &mut App, lines: &[RetentionView]) -> CliResult<()> {
+    app.output.list(lines, "there is no snapshot to keep or to remove")?;
     if let Some(why) = lines.iter().find_map(|line| line.frozen.as_deref()) {
         app.output.note(&format!("nothing is removed now: {}", plain(why)));
     }
+    Ok(())
+}
+
+async fn clean_up(app: &mut App, args: PolicyCleanupArgs) -> CliResult {
+    let client = app.connect().await?;
+    let mut request = v1::CleanUpRequest { name: args.name.unwrap_or_default(), dry_run: true };
+    let mut lines = decisions(client.clean_up(request.clone()).await?.plans);
+    let goes = lines.iter().filter(|line| !line.keep).count() as u64;
+    if !args.dry_run && goes > 0 {
+        app.ask_yes(&format!("Remove {} for good?", counted(goes, "snapshot")))?;
+        request.dry_run = false;
+        lines = decisions(client.patient(CLEAN_UP_TIMEOUT).clean_up(request).await?.plans);
+    }
+    show_decisions(app, &lines)?;
     Ok(ExitStatus::Ok)
 }

@@ -47,7 +47,7 @@ impl AlertsApi {
         wire(alert, silence.map(|silence| silence.until))
     }
 
-    async fn list_inner(&self, all: bool) -> v1::ListAlertsResponse {
+    pub(crate) async fn list_inner(&self, all: bool) -> v1::ListAlertsResponse {
         let book = self.core.alerts.book().await;
         let now = self.core.clock.now();
         let mut alerts: Vec<&Alert> =
@@ -72,12 +72,12 @@ impl AlertsApi {
         }
     }
 
-    async fn show_inner(&self, id: u64) -> Result<v1::Alert, Failure> {
+    pub(crate) async fn show_inner(&self, id: u64) -> Result<v1::Alert, Failure> {
         let book = self.core.alerts.book().await;
         book.alerts.get(&id).map(|alert| self.wire(&book, alert)).ok_or_else(|| unknown(id))
     }
 
-    async fn acknowledge_inner(
+    pub(crate) async fn acknowledge_inner(
         &self,
         caller: &Caller,
         request: v1::AcknowledgeRequest,
@@ -106,7 +106,7 @@ impl AlertsApi {
         self.show_inner(request.id).await
     }
 
-    async fn silence_inner(
+    pub(crate) async fn silence_inner(
         &self,
         caller: &Caller,
         request: v1::SilenceRequest,
@@ -152,7 +152,11 @@ impl AlertsApi {
         Ok(v1::SilenceResponse { silence: Some(wire_silence(id, &silence)), covers })
     }
 
-    async fn unsilence_inner(&self, caller: &Caller, request: v1::UnsilenceRequest) -> Result<(), Failure> {
+    pub(crate) async fn unsilence_inner(
+        &self,
+        caller: &Caller,
+        request: v1::UnsilenceRequest,
+    ) -> Result<(), Failure> {
         let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
         if Repeatable::answered(repeatable.as_ref(), &self.core).await?.is_some() {
             return Ok(());

@@ -6,7 +6,6 @@ use holdfast_model::fleet::{FleetFile, read_fleet};
 use holdfast_model::ids::{PolicyName, SourceName};
 use holdfast_model::policy::Policy;
 use holdfast_model::retention::Verdict;
-use holdfast_model::source::Source;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{ConvertError, parse, parse_optional, timestamp};
 use holdfast_proto::v1;
@@ -86,32 +85,63 @@ impl PoliciesApi {
     }
 
     async fn simulate_inner(&self, request: v1::SimulateRequest) -> Result<v1::SimulateResponse, Failure> {
-        let declared = self.core.definitions.current();
-        let source: Option<(&SourceName, &Source)> =
-            declared.fleet.sources.iter().find(|(name, _)| name.as_str() == request.name);
-        let named = match source {
-            Some((name, source)) => source.policy.clone().ok_or_else(|| {
-                Failure::new(ErrorCode::NotScheduled, format!("source {name} is under no policy"))
-                    .because("without one everything is kept")
-            })?,
-            None => parse::<PolicyName>("name", &request.name)?,
-        };
+        let (named, sources) = self.under(&request.name)?;
         let policy = match request.policy_file {
             Some(file) => policy_in(&file, &named)?,
             None => self.core.definitions.policy(&named)?,
         };
-        let under = |(_, source): &(&SourceName, &Source)| source.policy.as_ref() == Some(&named);
-        let sources: Vec<&SourceName> = match source {
-            Some((name, _)) => vec![name],
-            None => declared.fleet.sources.iter().filter(under).map(|(name, _)| name).collect(),
-        };
         let mut plans = Vec::new();
-        for source in sources {
+        for source in &sources {
             for planned in retention::plans(&self.core, source, &policy).await? {
                 plans.push(retention_plan(source, &named, &planned));
             }
         }
         Ok(v1::SimulateResponse { plans })
+    }
+
+    /// A policy and sources under it: all of them, or the one that is meant.
+    fn under(&self, name: &str) -> Result<(PolicyName, Vec<SourceName>), Failure> {
+        let declared = self.core.definitions.current();
+        let sources = &declared.fleet.sources;
+        if let Some((source, definition)) = sources.iter().find(|(source, _)| source.as_str() == name) {
+            let policy = definition.policy.clone().ok_or_else(|| {
+                Failure::new(ErrorCode::NotScheduled, format!("source {source} is under no policy"))
+                    .because("without one everything is kept")
+            })?;
+            return Ok((policy, vec![source.clone()]));
+        }
+        let policy: PolicyName = parse("name", name)?;
+        let under = sources.iter().filter(|(_, source)| source.policy.as_ref() == Some(&policy));
+        let names = under.map(|(name, _)| name.clone()).collect();
+        Ok((policy, names))
+    }
+
+    pub(crate) async fn clean_up_inner(
+        &self,
+        caller: &Caller,
+        request: v1::CleanUpRequest,
+    ) -> Result<v1::CleanUpResponse, Failure> {
+        let meant: Vec<(PolicyName, SourceName)> = if request.name.is_empty() {
+            let declared = self.core.definitions.current();
+            let under = declared.fleet.sources.iter();
+            under.filter_map(|(name, source)| Some((source.policy.clone()?, name.clone()))).collect()
+        } else {
+            let (policy, sources) = self.under(&request.name)?;
+            self.core.definitions.policy(&policy)?;
+            sources.into_iter().map(|source| (policy.clone(), source)).collect()
+        };
+        let mut plans = Vec::new();
+        for (name, source) in meant {
+            let policy = self.core.definitions.policy(&name)?;
+            let planned = if request.dry_run || policy.keep.is_none() {
+                retention::plans(&self.core, &source, &policy).await?
+            } else {
+                let rules = format!("policy {name}");
+                retention::clean_up(&self.core, &source, (&rules, &policy), &caller.actor()).await?
+            };
+            plans.extend(planned.iter().map(|planned| retention_plan(&source, &name, planned)));
+        }
+        Ok(v1::CleanUpResponse { plans })
     }
 
     /// The schedule of a source, which it has to have.
@@ -222,6 +252,14 @@ impl PolicyService for PoliciesApi {
         request: Request<v1::SimulateRequest>,
     ) -> Result<Response<v1::SimulateResponse>, Status> {
         reply(self.simulate_inner(request.into_inner()).await)
+    }
+
+    async fn clean_up(
+        &self,
+        request: Request<v1::CleanUpRequest>,
+    ) -> Result<Response<v1::CleanUpResponse>, Status> {
+        let caller = caller_of(&request);
+        reply(self.clean_up_inner(&caller, request.into_inner()).await)
     }
 
     async fn pause(

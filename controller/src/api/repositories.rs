@@ -99,7 +99,7 @@ impl RepositoriesApi {
         }
     }
 
-    async fn prune_inner(
+    pub(crate) async fn prune_inner(
         &self,
         caller: &Caller,
         request: v1::PruneRepositoryRequest,

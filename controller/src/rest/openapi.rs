@@ -6,7 +6,7 @@ use holdfast_model::Failure;
 use serde_json::{Map, Value, json};
 
 use super::reply::Reply;
-use super::request::Call;
+use super::request::{Call, Form};
 use super::routes::{Answer, ROUTES, Route};
 use crate::access::{Access, METHODS, Role};
 
@@ -56,7 +56,11 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
         parameters.push(json!({ "name": part, "in": "path", "required": true, "schema": schema }));
     }
     for parameter in route.query {
-        let kind = if parameter.is_number { "integer" } else { "string" };
+        let kind = match parameter.form {
+            Form::Text => "string",
+            Form::Number => "integer",
+            Form::Flag => "boolean",
+        };
         parameters.push(json!({
             "name": parameter.name, "in": "query", "description": parameter.about, "schema": { "type": kind },
         }));
@@ -79,6 +83,10 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
+    if let Some(plan) = route.plan {
+        let content = envelope(plan.kind, &add(schemas, (plan.schema)()), false);
+        operation["responses"]["200"] = json!({ "description": "What would be done.", "content": content });
+    }
     if let Some(body) = route.body {
         let name = add(schemas, body());
         operation["requestBody"] =
@@ -120,22 +128,27 @@ fn content(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     match route.answer {
         Answer::Other(content_type) => json!({ content_type: {} }),
         Answer::Items(schema) => {
-            let item = add(schemas, schema());
-            let mut properties = json!({
-                "api": { "const": holdfast_model::fleet::API },
-                "kind": { "const": route.kind },
-                "generated_at": { "type": "string", "format": "date-time" },
-                "items": { "type": "array", "items": reference(&item) },
-            });
-            if route.query.iter().any(|parameter| parameter.name == "cursor") {
-                let about = "Where the next page begins; absent on the last one.";
-                properties["next_cursor"] = json!({ "type": "string", "description": about });
-            }
-            let required = ["api", "kind", "generated_at", "items"];
-            let schema = json!({ "type": "object", "required": required, "properties": properties });
-            json!({ "application/json": { "schema": schema } })
+            let has_pages = route.query.iter().any(|parameter| parameter.name == "cursor");
+            envelope(route.kind, &add(schemas, schema()), has_pages)
         }
     }
+}
+
+/// Items of a form in the envelope.
+fn envelope(kind: &str, item: &str, has_pages: bool) -> Value {
+    let mut properties = json!({
+        "api": { "const": holdfast_model::fleet::API },
+        "kind": { "const": kind },
+        "generated_at": { "type": "string", "format": "date-time" },
+        "items": { "type": "array", "items": reference(item) },
+    });
+    if has_pages {
+        let about = "Where the next page begins; absent on the last one.";
+        properties["next_cursor"] = json!({ "type": "string", "description": about });
+    }
+    let required = ["api", "kind", "generated_at", "items"];
+    let schema = json!({ "type": "object", "required": required, "properties": properties });
+    json!({ "application/json": { "schema": schema } })
 }
 
 /// Adds a schema, and those that it stands on, to the shared ones; gives its name.

@@ -27,6 +27,8 @@ pub(crate) enum Reply {
         /// Where what was made can be looked at.
         location: Option<String>,
     },
+    /// What would be done, where the route could also do it.
+    Plan(Value),
     /// A document that is no list.
     Document(&'static str, String),
     /// A page: it brings its look with it, and may do nothing.
@@ -57,9 +59,12 @@ impl Reply {
                 response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
                 response
             }
+            Self::Plan(item) => {
+                let kind = route.plan.map_or(route.kind, |plan| plan.kind);
+                response(StatusCode::OK, "application/json", envelope(kind, now, vec![item]).to_string())
+            }
             Self::Items { items, next_cursor, location } => {
-                let mut document =
-                    json!({ "api": API, "kind": route.kind, "generated_at": now, "items": items });
+                let mut document = envelope(route.kind, now, items);
                 if let Some(cursor) = next_cursor {
                     document["next_cursor"] = cursor.into();
                 }
@@ -71,6 +76,10 @@ impl Reply {
             }
         }
     }
+}
+
+fn envelope(kind: &str, now: Timestamp, items: Vec<Value>) -> Value {
+    json!({ "api": API, "kind": kind, "generated_at": now, "items": items })
 }
 
 /// A view as JSON.

@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 
 use super::reply::Reply;
 use super::request::{Call, invalid};
-use super::routes::{Form, REPORT_FORMS};
+use super::routes::{Rendition, REPORT_FORMS};
 use crate::api::reports::ReportsApi;
 
 pub(super) async fn daily(call: Call) -> Result<Reply, Failure> {
@@ -50,8 +50,8 @@ async fn answer(call: Call, report: &str) -> Result<Reply, Failure> {
 
 /// The form that is asked for; none is JSON. The query decides before the header; a header that asks for nothing that
 /// there is gets JSON, as browsers and tools ask for anything at all.
-fn wanted(format: &str, accept: &str) -> Result<Option<Form>, Failure> {
-    let find = |fits: &dyn Fn(&Form) -> bool| REPORT_FORMS.iter().copied().find(|form| fits(form));
+fn wanted(format: &str, accept: &str) -> Result<Option<Rendition>, Failure> {
+    let find = |fits: &dyn Fn(&Rendition) -> bool| REPORT_FORMS.iter().copied().find(|form| fits(form));
     match format {
         "" => {}
         "json" => return Ok(None),
@@ -68,7 +68,7 @@ fn wanted(format: &str, accept: &str) -> Result<Option<Form>, Failure> {
         if kind.eq_ignore_ascii_case("application/json") {
             return Ok(None);
         }
-        let plain = |form: &Form| form.content_type.split(';').next().unwrap_or_default().to_owned();
+        let plain = |form: &Rendition| form.content_type.split(';').next().unwrap_or_default().to_owned();
         if let Some(form) = find(&|form| plain(form).eq_ignore_ascii_case(kind)) {
             return Ok(Some(form));
         }

@@ -51,6 +51,17 @@ impl Call {
         self.parameters.first().cloned().unwrap_or_default()
     }
 
+    /// The only value in the path, where things have numbers.
+    ///
+    /// # Errors
+    /// `HF-1030` when it is none.
+    pub(crate) fn number(&self) -> Result<u64, Failure> {
+        let text = self.parameter();
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.then(|| text.parse().ok()).flatten();
+        number.ok_or_else(|| invalid(format!("{:?} in the path is not a number", shortened(&text))))
+    }
+
     /// The body as JSON: known keys only, none twice, nothing behind it.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         // A list would be read as the values of an object in order.
@@ -99,8 +110,19 @@ pub struct Parameter {
     pub name: &'static str,
     /// What it does.
     pub about: &'static str,
-    /// Whether it is a number; a text otherwise.
-    pub is_number: bool,
+    /// What it may be.
+    pub form: Form,
+}
+
+/// What a parameter of a query may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// A whole number.
+    Number,
+    /// `true` or `false`.
+    Flag,
 }
 
 /// The query of a request.
@@ -157,6 +179,20 @@ impl Query {
         })
     }
 
+    /// A flag; false when it is not there.
+    ///
+    /// # Errors
+    /// `HF-1030`.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Failure> {
+        match self.0.get(name).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(text) => {
+                Err(invalid(format!("`{name}` is {:?}, true and false are possible", shortened(text))))
+            }
+        }
+    }
+
     /// Where the page before ended, as [`cursor`] wrote it; empty without one.
     ///
     /// # Errors
@@ -194,8 +230,9 @@ mod tests {
     use super::*;
 
     const KNOWN: &[Parameter] = &[
-        Parameter { name: "limit", about: "", is_number: true },
-        Parameter { name: "cursor", about: "", is_number: false },
+        Parameter { name: "limit", about: "", form: Form::Number },
+        Parameter { name: "cursor", about: "", form: Form::Text },
+        Parameter { name: "all", about: "", form: Form::Flag },
     ];
 
     fn read(query: &str) -> Result<Query, Failure> {
@@ -212,7 +249,7 @@ mod tests {
     fn a_query_has_known_parameters_once() {
         assert_eq!(
             message(read("limti=1")),
-            "there is no query parameter \"limti\"; possible: limit, cursor"
+            "there is no query parameter \"limti\"; possible: limit, cursor, all"
         );
         assert_eq!(message(read("limit=1&limit=2")), "the query parameter \"limit\" is there more than once");
         assert_eq!(read("").unwrap().number("limit", PAGE_ITEMS, PAGE_DEFAULT).unwrap(), 100);
@@ -224,6 +261,16 @@ mod tests {
         for text in ["-1", "0", "1001", "1e9", "1e400", "", "٣", "99999999999999999999"] {
             let limit = read(&format!("limit={text}")).unwrap().number("limit", PAGE_ITEMS, PAGE_DEFAULT);
             assert_eq!(message(limit), format!("`limit` is {text:?}, 1 to 1000 are possible"));
+        }
+    }
+
+    #[test]
+    fn flags_are_true_or_false() {
+        assert!(read("all=true").unwrap().flag("all").unwrap());
+        assert!(!read("all=false").unwrap().flag("all").unwrap() && !read("").unwrap().flag("all").unwrap());
+        for text in ["", "1", "TRUE", "yes"] {
+            let flag = read(&format!("all={text}")).unwrap().flag("all");
+            assert_eq!(message(flag), format!("`all` is {text:?}, true and false are possible"));
         }
     }
 

@@ -8,8 +8,8 @@ use schemars::{Schema, schema_for};
 
 use super::reply::{Refusal, Reply};
 use super::request::Call;
-pub use super::request::Parameter;
-use super::{backups, configuration, events, monitor, openapi, reports, views};
+pub use super::request::{Form, Parameter};
+use super::{alerts, backups, cleanup, configuration, events, monitor, openapi, reports, views};
 use crate::metrics;
 
 /// The method of a route.
@@ -42,11 +42,20 @@ pub enum Answer {
 
 /// Another form of an answer than JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form {
+pub struct Rendition {
     /// The word for `format`.
     pub word: &'static str,
     /// Its type.
     pub content_type: &'static str,
+}
+
+/// What a route answers with when it is only asked what it would do.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The kind that its envelope names.
+    pub kind: &'static str,
+    /// The form of its items.
+    pub schema: fn() -> Schema,
 }
 
 /// One route.
@@ -66,9 +75,11 @@ pub struct Route {
     /// What it answers with.
     pub answer: Answer,
     /// The other forms that it can be asked for by `format`, or a header `Accept`.
-    pub forms: &'static [Form],
+    pub forms: &'static [Rendition],
     /// The status when all is well.
     pub status: u16,
+    /// What it answers instead, with status 200, when it is only asked what it would do.
+    pub plan: Option<Plan>,
     /// Whether it takes a header `Idempotency-Key`.
     pub is_repeatable: bool,
     pub(super) handle: fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>>,
@@ -97,46 +108,48 @@ impl Route {
             answer,
             forms: &[],
             status: 200,
+            plan: None,
             is_repeatable: false,
             handle,
         }
     }
 }
 
-const SOURCE: Parameter = Parameter { name: "source", about: "Only those of this source.", is_number: false };
+const SOURCE: Parameter = Parameter { name: "source", about: "Only those of this source.", form: Form::Text };
 const REPOSITORY: Parameter =
-    Parameter { name: "repository", about: "Only those in this repository.", is_number: false };
+    Parameter { name: "repository", about: "Only those in this repository.", form: Form::Text };
 const LIMIT: Parameter =
-    Parameter { name: "limit", about: "Items of a page: 1 to 1000, 100 unless given.", is_number: true };
+    Parameter { name: "limit", about: "Items of a page: 1 to 1000, 100 unless given.", form: Form::Number };
 const CURSOR: Parameter =
-    Parameter { name: "cursor", about: "The next_cursor of the page before.", is_number: false };
+    Parameter { name: "cursor", about: "The next_cursor of the page before.", form: Form::Text };
 const AFTER: Parameter = Parameter {
     name: "after",
     about: "The id of the last event that was seen; without it, events from now on.",
-    is_number: true,
+    form: Form::Number,
 };
 
 const TIMEZONE: Parameter = Parameter {
     name: "timezone",
     about: "The time zone of its days and times, such as Europe/Berlin; UTC unless given.",
-    is_number: false,
+    form: Form::Text,
 };
 const HOURS: Parameter = Parameter {
     name: "hours",
     about: "How many hours it covers: 1 to 744, 24 unless given.",
-    is_number: true,
+    form: Form::Number,
 };
 const FORMAT: Parameter = Parameter {
     name: "format",
     about: "json, markdown or html; without it as the header Accept asks, or json.",
-    is_number: false,
+    form: Form::Text,
 };
 
 /// The forms of a report besides JSON.
-pub const REPORT_FORMS: &[Form] = &[
-    Form { word: "markdown", content_type: "text/markdown; charset=utf-8" },
-    Form { word: "html", content_type: "text/html; charset=utf-8" },
+pub const REPORT_FORMS: &[Rendition] = &[
+    Rendition { word: "markdown", content_type: "text/markdown; charset=utf-8" },
+    Rendition { word: "html", content_type: "text/html; charset=utf-8" },
 ];
+const ALL: Parameter = Parameter { name: "all", about: "Those that are over, too.", form: Form::Flag };
 
 macro_rules! handler {
     ($function:path) => {
@@ -228,6 +241,90 @@ pub const ROUTES: &[Route] = &[
         Answer::Items(|| schema_for!(views::RunView)),
         handler!(backups::run),
     ),
+    Route {
+        verb: Verb::Post,
+        body: Some(|| schema_for!(cleanup::CleanUp)),
+        ..Route::get(
+            "/api/v1/cleanup",
+            "What policies do not keep; with `dry_run: false` it is removed.",
+            "RetentionDecisionList",
+            Answer::Items(|| schema_for!(views::RetentionView)),
+            handler!(cleanup::clean_up),
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        body: Some(|| schema_for!(cleanup::Prune)),
+        status: 202,
+        plan: Some(Plan { kind: "PrunePlanList", schema: || schema_for!(views::PrunePlanView) }),
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/repositories/{name}/prune",
+            "What a prune of a repository would free; with `dry_run: false` it is queued.",
+            "RunList",
+            Answer::Items(|| schema_for!(views::RunView)),
+            handler!(cleanup::prune),
+        )
+    },
+    Route {
+        query: &[ALL],
+        ..Route::get(
+            "/api/v1/alerts",
+            "What is wrong, the worst first.",
+            "AlertList",
+            Answer::Items(|| schema_for!(views::AlertView)),
+            handler!(alerts::list),
+        )
+    },
+    Route::get(
+        "/api/v1/alerts/{id}",
+        "One alert.",
+        "AlertList",
+        Answer::Items(|| schema_for!(views::AlertView)),
+        handler!(alerts::show),
+    ),
+    Route {
+        verb: Verb::Post,
+        body: Some(|| schema_for!(alerts::Acknowledge)),
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/alerts/{id}/ack",
+            "Says that somebody has seen an alert: it is told again only if it becomes worse.",
+            "AlertList",
+            Answer::Items(|| schema_for!(views::AlertView)),
+            handler!(alerts::acknowledge),
+        )
+    },
+    Route::get(
+        "/api/v1/silences",
+        "Silences that have not ended.",
+        "SilenceList",
+        Answer::Items(|| schema_for!(views::SilenceView)),
+        handler!(alerts::silences),
+    ),
+    Route {
+        verb: Verb::Post,
+        body: Some(|| schema_for!(alerts::PlaceSilence)),
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/silences",
+            "Keeps alerts quiet for a time.",
+            "SilenceList",
+            Answer::Items(|| schema_for!(views::SilenceView)),
+            handler!(alerts::silence),
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        is_repeatable: true,
+        ..Route::get(
+            "/api/v1/silences/{id}/end",
+            "Ends a silence before its time; answers those that are left.",
+            "SilenceList",
+            Answer::Items(|| schema_for!(views::SilenceView)),
+            handler!(alerts::end_silence),
+        )
+    },
     Route::get(
         "/api/v1/config",
         "What is declared and how the controller is configured; secrets are masked.",
@@ -354,10 +451,14 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_something_can_be_repeated_and_answers_that_it_was_accepted() {
+    fn what_begins_runs_can_be_repeated_and_answers_that_it_was_accepted() {
         for route in ROUTES.iter().filter(|route| route.verb == Verb::Post) {
-            assert!(route.is_repeatable && route.status == 202, "{}", route.key());
+            let begins_runs = route.kind == "RunList";
+            assert_eq!(route.status, if begins_runs { 202 } else { 200 }, "{}", route.key());
+            // To clean up again removes nothing more.
+            assert!(route.is_repeatable || route.path == "/api/v1/cleanup", "{}", route.key());
         }
-        assert!(ROUTES.iter().all(|route| route.verb == Verb::Post || route.body.is_none()));
+        let looks = |route: &&Route| route.verb == Verb::Get;
+        assert!(ROUTES.iter().filter(looks).all(|route| route.body.is_none() && route.status == 200));
     }
 }

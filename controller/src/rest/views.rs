@@ -2,6 +2,9 @@
 //!
 //! Sizes end in `_bytes`, lengths of time in `_seconds`, moments in `_at` (RFC 3339, UTC). What is not known is `null`.
 
+mod alert;
+mod removal;
+
 use std::collections::BTreeMap;
 
 use holdfast_model::Failure;
@@ -12,6 +15,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use self::alert::{AlertView, SilenceView};
+pub(crate) use self::removal::{PrunePlanView, RetentionView};
 use crate::fleet_health::Health;
 
 fn moment(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
