@@ -81,7 +81,7 @@ use holdfast_model::secret::Secret;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::tls::ServerIdentity;
 use holdfast_runtime::{OnEnd, SharedClock, Shutdown, StopCause, TaskGroup};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::access::Role;
 use crate::agents::Agents;
@@ -118,6 +118,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long the first operator's token is valid.
 const FIRST_TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Connections that may wait to be taken: after a restart a whole fleet comes back at once.
+const BACKLOG: u32 = 4096;
 
 /// Name of this host, for snapshots and keys.
 pub(crate) fn hostname() -> String {
@@ -224,7 +227,7 @@ impl Controller {
             .map_err(|error| pki_failure(&error))?;
         let identity = ServerIdentity::new(certificate.chain, certificate.key)
             .map_err(|error| Failure::from_error(ErrorCode::CertificateRejected, &error))?;
-        let (listener, address) = listen(config.grpc.listen).await?;
+        let (listener, address) = listen(config.grpc.listen)?;
         let http_address = start_http(&core, &config, &identity).await?;
         let renewed = upkeep::run(core.clone(), identity.clone(), config.tls.names.clone());
         tasks.spawn("upkeep", OnEnd::Essential, renewed);
@@ -256,8 +259,14 @@ impl Controller {
     }
 }
 
-async fn listen(on: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
-    let listener = TcpListener::bind(on).await.map_err(|error| {
+fn listen(on: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let open = || {
+        let socket = if on.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(on)?;
+        socket.listen(BACKLOG)
+    };
+    let listener = open().map_err(|error| {
         Failure::new(ErrorCode::FileInvalid, format!("{on} can not be listened on"))
             .because(error.to_string())
     })?;
@@ -272,7 +281,7 @@ async fn start_http(
     identity: &ServerIdentity,
 ) -> Result<Option<SocketAddr>, Failure> {
     let Some(http) = &config.http else { return Ok(None) };
-    let (listener, address) = listen(http.listen).await?;
+    let (listener, address) = listen(http.listen)?;
     let site = Site::new(core.clone(), config.clone());
     let (served, identity) = (core.clone(), http.tls.then(|| identity.clone()));
     core.tasks.spawn("http server", OnEnd::Essential, async move {

@@ -1,4 +1,6 @@
-//! A plain HTTP/1.1 client that sends exactly what it is told, also what no library would send.
+//! A plain HTTP client that sends exactly what it is told; over HTTP/1.1 also what no library would send.
+
+mod http2;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +20,7 @@ pub struct HttpClient {
     host: String,
     token: Option<String>,
     tls: Option<Arc<ClientConfig>>,
+    is_http2: bool,
 }
 
 /// What a server answered.
@@ -38,13 +41,19 @@ impl<T: Read + Write + Send> Wire for T {}
 impl HttpClient {
     /// A client without TLS and without a token.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), token: None, tls: None }
+        Self { address, host: address.to_string(), token: None, tls: None, is_http2: false }
     }
 
     /// With a bearer token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// Without a token.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
     }
 
     /// With TLS, trusting one CA, calling the server `localhost`.
@@ -55,6 +64,17 @@ impl HttpClient {
         roots.add(ca).expect("the CA is one");
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         Self { tls: Some(Arc::new(config)), host: "localhost".to_owned(), ..self.clone() }
+    }
+
+    /// Over HTTP/2 from now on, without TLS; what [`HttpClient::raw`] and [`HttpClient::open`] send stays as it is.
+    #[must_use]
+    pub fn over_http2(&self) -> Self {
+        Self { is_http2: true, ..self.clone() }
+    }
+
+    /// The version of HTTP that requests are made in.
+    pub fn version(&self) -> &'static str {
+        if self.is_http2 { "HTTP/2" } else { "HTTP/1.1" }
     }
 
     /// Asks for a path.
@@ -69,6 +89,10 @@ impl HttpClient {
 
     /// Sends a request with these headers besides host, token and length.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        if self.is_http2 {
+            let answer = http2::request(self, method, path, headers, body);
+            return answer.unwrap_or_else(|error| panic!("{method} {path} was not answered: {error}"));
+        }
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head.push_str(&format!("Host: {}\r\n", self.host));
@@ -97,6 +121,13 @@ impl HttpClient {
             headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
         let body = String::from_utf8_lossy(&body).into_owned();
         Some(Answer { status, headers, body: if is_chunked { joined(&body) } else { body } })
+    }
+
+    /// Sends a request over HTTP/2 with a header that no client would send; gives the type of the frame that answers on its
+    /// stream or ends the connection, and the error in it: (3, 1) resets the stream for a breach of the protocol.
+    pub fn raw_http2(&self, name: &[u8], value: &[u8]) -> (u8, u32) {
+        let mut wire = self.open(&http2::raw_request(&self.host, name, value));
+        http2::first_answer(&mut wire)
     }
 
     /// Connects, sends these bytes and gives the connection.
