@@ -118,8 +118,14 @@ impl Agent {
             tasks: tasks.clone(),
         });
         let allow = config.allow.clone();
-        let inquirer =
-            Inquirer::new(InquirerParts { engines, allow, secrets, scratch, clock: clock.clone() });
+        let inquirer = Inquirer::new(InquirerParts {
+            engines,
+            allow,
+            secrets,
+            scratch,
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+        });
         let (state, connected) = watch::channel(SessionState::Disconnected);
         let stop_session = CancellationToken::new();
         let parts = SessionParts {

@@ -25,6 +25,8 @@ pub struct AllowList {
     /// Folders from which client tools may be run when a source names one. Without any, only those installed where the
     /// engine looks.
     pub tools: Vec<PathBuf>,
+    /// Whether it may say which databases it sees on its host; files only in the folders of `sources.paths`.
+    pub discovery: bool,
 }
 
 impl Default for AllowList {
@@ -35,6 +37,7 @@ impl Default for AllowList {
             sources: AllowedSources::default(),
             commands: Vec::new(),
             tools: Vec::new(),
+            discovery: true,
         }
     }
 }
@@ -120,6 +123,23 @@ impl AllowList {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether it may say which databases it sees.
+    ///
+    /// # Errors
+    /// `HF-5001` when it may not.
+    pub fn check_discovery(&self) -> Result<(), Failure> {
+        if self.discovery {
+            Ok(())
+        } else {
+            Err(denied("the databases of this host may not be listed".to_owned(), "allow.discovery"))
+        }
+    }
+
+    /// Whether it may be told that there is a database of this name.
+    pub fn may_name(&self, database: &str) -> bool {
+        self.sources.databases.as_ref().is_none_or(|allowed| matches_any(database, allowed))
     }
 
     /// Whether this command may be run to resolve a secret.

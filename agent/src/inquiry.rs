@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engines::{EngineContext, RestoreOrder, RunLog, SecretResolver};
+use holdfast_model::discovery::FOUND_MAX;
 use holdfast_model::manifest::Manifest;
 use holdfast_model::run::RunSpec;
 use holdfast_model::source::Source;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{document, from_document, required};
 use holdfast_proto::v1;
-use holdfast_runtime::SharedClock;
+use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::allow_list::AllowList;
+use crate::discovery;
 use crate::disk;
 use crate::engines::EngineFactory;
 use crate::run;
@@ -44,6 +46,8 @@ pub struct InquirerParts {
     pub scratch: PathBuf,
     /// The time.
     pub clock: SharedClock,
+    /// The tasks of the agent.
+    pub tasks: TaskGroup,
 }
 
 /// The log of a question: what matters is in its answer.
@@ -86,6 +90,10 @@ impl Inquirer {
 
     async fn find_out(&self, inquiry: v1::Inquiry, cancel: &CancellationToken) -> Result<String, Failure> {
         let _place = self.places.acquire().await;
+        let question = required("question", inquiry.question)?;
+        if matches!(question, v1::inquiry::Question::Discover(_)) && inquiry.source_json.is_empty() {
+            return self.look_at_host(cancel.clone()).await;
+        }
         let source: Source = from_document("source_json", &inquiry.source_json)?;
         self.parts.allow.check_source(&source)?;
         let scratch = tempfile::Builder::new().prefix("inquiry-").tempdir_in(&self.parts.scratch);
@@ -98,7 +106,7 @@ impl Inquirer {
             clock: self.parts.clock.clone(),
         };
         let engine = (self.parts.engines)(&source);
-        match required("question", inquiry.question)? {
+        match question {
             v1::inquiry::Question::Probe(v1::ProbeSource {}) => Ok(document(&engine.probe(&context).await?)),
             v1::inquiry::Question::Health(v1::HealthOfSource {}) => {
                 let began = self.parts.clock.monotonic();
@@ -115,7 +123,23 @@ impl Inquirer {
                 self.parts.allow.check_restore(&source, &order.placement)?;
                 Ok(document(&engine.preview_restore(&order, &manifest, &context).await?))
             }
+            v1::inquiry::Question::Discover(v1::DiscoverDatabases {}) => {
+                self.parts.allow.check_discovery()?;
+                let mut names = engine.databases(&context).await?;
+                names.retain(|name| self.parts.allow.may_name(name));
+                names.truncate(FOUND_MAX);
+                Ok(document(&names))
+            }
         }
+    }
+
+    async fn look_at_host(&self, cancel: CancellationToken) -> Result<String, Failure> {
+        self.parts.allow.check_discovery()?;
+        let parts = self.parts.clone();
+        let look = move || discovery::look(&parts.allow, &parts.clock, cancel);
+        let looking = self.parts.tasks.spawn_blocking("discovery", OnEnd::Isolated, look);
+        let found = looking.join().await.map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
+        Ok(document(&found))
     }
 }
 

@@ -28,6 +28,7 @@ pub mod contents;
 pub mod counters;
 pub mod data_plane;
 pub mod dial;
+mod discovery;
 mod disk;
 pub mod engines;
 pub mod enroll;

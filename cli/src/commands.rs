@@ -20,6 +20,7 @@ mod restore_plan;
 mod run;
 mod source;
 mod source_definition;
+mod source_discover;
 mod status;
 mod tools;
 

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod alerts;
+mod discovery;
 pub mod fleet;
 pub mod notify;
 pub mod policies;

@@ -15,6 +15,7 @@ use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::config::{FleetConfig, LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
+use crate::discovery::DiscoveryBook;
 use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
 use crate::maintenance;
@@ -91,6 +92,8 @@ pub struct Core {
     pub snapshots: SnapshotCache,
     /// Whether sources answer.
     pub health: HealthBook,
+    /// Which databases the agents see.
+    pub discovery: DiscoveryBook,
     /// Which folder declares the fleet.
     pub fleet: FleetConfig,
     /// How that folder stands.

@@ -44,6 +44,7 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     examine_repositories(core, &mut findings).await?;
     examine_agents(core, &mut findings).await?;
     examine_sources(core, &mut findings).await?;
+    examine_hosts(core, &mut findings);
     examine_channels(core, &mut findings);
     let rank = |finding: &v1::Finding| match finding.outcome.as_str() {
         "failed" => 0,
@@ -192,6 +193,18 @@ async fn examine_agents(core: &Arc<Core>, findings: &mut Findings) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Databases that the agents see and nobody protects.
+fn examine_hosts(core: &Core, findings: &mut Findings) {
+    let numbers = core.discovery.unprotected(&core.definitions.current().fleet);
+    let found = counted(numbers.found as u64, "database");
+    if numbers.unprotected > 0 {
+        let message = format!("{} of {found} seen on hosts in no policy", numbers.unprotected);
+        findings.add("source", "", "warning", message, "holdfast source discover".to_owned());
+    } else if numbers.found > 0 {
+        findings.add("source", "", "ok", format!("{found} seen on hosts, all under a policy"), String::new());
+    }
 }
 
 /// Who is not told of a failure thinks that there is none.

@@ -29,6 +29,7 @@ pub mod contents;
 pub mod core;
 pub mod data_plane;
 pub mod definitions;
+pub mod discovery;
 pub mod dispatcher;
 pub mod doctor;
 pub mod export;
@@ -248,6 +249,7 @@ impl Controller {
         tasks.spawn("self-backup", OnEnd::Essential, self_backup::run(core.clone()));
         tasks.spawn("fleet-folder", OnEnd::Essential, fleet_folder::run(core.clone()));
         tasks.spawn("health", OnEnd::Essential, health::run(core.clone()));
+        tasks.spawn("discovery", OnEnd::Essential, discovery::run(core.clone()));
         tasks.spawn("alerts", OnEnd::Essential, alerts::run(core.clone()));
         tasks.spawn("notifications", OnEnd::Essential, notify::outbox::run(core.clone()));
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
@@ -350,6 +352,7 @@ async fn build(
         data_dir: config.data_dir.clone(),
         snapshots: SnapshotCache::default(),
         health: HealthBook::default(),
+        discovery: discovery::DiscoveryBook::default(),
         self_backup: config.self_backup.clone(),
         fleet: config.fleet.clone(),
         fleet_folder: FolderState::default(),

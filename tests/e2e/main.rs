@@ -10,6 +10,7 @@ mod architecture;
 mod clocks;
 mod control;
 mod deploy;
+mod discovery;
 mod documentation;
 mod error_pages;
 mod faults;

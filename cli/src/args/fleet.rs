@@ -17,6 +17,8 @@ pub enum SourceCommand {
     List,
     /// Show the definition of a source
     Show(SourceNameArgs),
+    /// List the databases that agents see on their hosts, and which source covers each; changes nothing
+    Discover(SourceDiscoverArgs),
     /// Reach a source as a backup would, step by step; changes nothing
     Test(SourceNameArgs),
     /// Keep the backups of a source from beginning by themselves for a while
@@ -25,6 +27,27 @@ pub enum SourceCommand {
     Resume(SourceNameArgs),
     /// Forget the definition of a source; its snapshots stay
     Remove(SourceRemoveArgs),
+}
+
+/// `source discover`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast source discover
+  holdfast source discover --agent db1 --policy gold
+  holdfast source discover -o json | jq '.items[] | select(.policy == null)'
+
+An agent sees servers that listen on its host, SQLite files and data folders below `allow.sources.paths` of its own \
+configuration, and the other databases of the servers that its sources are on. It uses no secret but those of these \
+sources. For what no source covers, the definition to paste into a fleet file is printed.")]
+pub struct SourceDiscoverArgs {
+    /// Only on the host of this agent
+    #[arg(long, value_name = "AGENT")]
+    pub agent: Option<String>,
+
+    /// The policy that printed definitions name [default: the only one there is]
+    #[arg(long, value_name = "POLICY")]
+    pub policy: Option<String>,
 }
 
 /// The engines.

@@ -156,6 +156,7 @@ fn the_commands_are_those_that_were_promised() {
     run watch
     schema
     source add
+    source discover
     source list
     source pause
     source remove

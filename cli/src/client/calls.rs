@@ -125,6 +125,8 @@ calls! {
         list_definitions = list_definitions(ListDefinitionsRequest) -> ListDefinitionsResponse;
         /// Removes a definition.
         delete_definition = delete_definition(DeleteDefinitionRequest) -> DeleteDefinitionResponse;
+        /// Databases that agents see on their hosts.
+        discover = discover(DiscoverRequest) -> DiscoverResponse;
         /// Reaches a source.
         test_source = test_source(TestSourceRequest) -> TestSourceResponse;
         /// Makes a token for a new agent.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet_files::apply_text;
 use super::source_definition::{check, source_file};
+use super::source_discover;
 use crate::app::App;
 use crate::args::fleet::{SourceAddArgs, SourceCommand, SourcePauseArgs, SourceRemoveArgs};
 use crate::client::Client;
@@ -25,6 +26,7 @@ pub(super) async fn source(app: &mut App, command: SourceCommand) -> CliResult {
         SourceCommand::Add(args) => add(app, &args).await,
         SourceCommand::List => list(app).await,
         SourceCommand::Show(args) => show(app, &args.name).await,
+        SourceCommand::Discover(args) => source_discover::discover(app, args).await,
         SourceCommand::Test(args) => test(app, &args.name).await,
         SourceCommand::Pause(args) => pause(app, &args).await,
         SourceCommand::Resume(args) => resume(app, &args.name).await,

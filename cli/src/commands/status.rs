@@ -77,8 +77,15 @@ fn header(app: &App, reply: &v1::FleetStatusResponse) -> String {
         0 => "0 not restorable".to_owned(),
         some => app.output.palette().bad(&format!("{some} NOT RESTORABLE")),
     };
+    let unprotected = match reply.databases_unprotected {
+        0 => String::new(),
+        some => app.output.palette().warning(&format!(
+            "\n{some} of {} seen on hosts in no policy   -> holdfast source discover",
+            counted(reply.databases_found.into(), "database")
+        )),
+    };
     format!(
-        "{name}{}   {} protected{paused}   {} at risk   {not_restorable}   controller {}, {} of {} connected",
+        "{name}{}   {} protected{paused}   {} at risk   {not_restorable}   controller {}, {} of {} connected{unprotected}",
         counted(reply.sources.len() as u64, "source"),
         count("protected"),
         count("at_risk"),

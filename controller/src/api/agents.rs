@@ -101,6 +101,7 @@ pub async fn revoke(
     let name: AgentName = parse("name", &request.name)?;
     core.agents.revoke(&name, &caller.actor(), &request.reason, core.clock.now()).await?;
     core.sessions.end(&name);
+    core.discovery.forget(&name);
     Ok(v1::RevokeAgentResponse {})
 }
 

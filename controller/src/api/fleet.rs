@@ -10,7 +10,7 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
-use super::{Repeatable, agents, caller_of, reply};
+use super::{Repeatable, agents, caller_of, discovery, reply};
 use crate::access::Caller;
 use crate::core::Core;
 use crate::fleet_changes::{
@@ -244,6 +244,13 @@ impl FleetService for FleetApi {
     ) -> Result<Response<v1::TestSourceResponse>, Status> {
         let report = self.test_inner(&request.into_inner().source).await;
         reply(report.map(|report_json| v1::TestSourceResponse { report_json }))
+    }
+
+    async fn discover(
+        &self,
+        request: Request<v1::DiscoverRequest>,
+    ) -> Result<Response<v1::DiscoverResponse>, Status> {
+        reply(discovery::discover(&self.core, request.into_inner()).await)
     }
 
     async fn create_enrollment_token(

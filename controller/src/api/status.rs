@@ -47,6 +47,7 @@ impl StatusApi {
             .map(|(name, source, standing)| source_status::wire(name, source, standing))
             .collect();
         let agents = self.core.agents.all().await?;
+        let databases = self.core.discovery.unprotected(&self.core.definitions.current().fleet);
         Ok(v1::FleetStatusResponse {
             sources,
             agents_online: u32::try_from(self.core.sessions.states().len()).unwrap_or(u32::MAX),
@@ -57,6 +58,8 @@ impl StatusApi {
                 .try_into()
                 .unwrap_or(u32::MAX),
             controller_version: crate::VERSION.to_owned(),
+            databases_found: u32::try_from(databases.found).unwrap_or(u32::MAX),
+            databases_unprotected: u32::try_from(databases.unprotected).unwrap_or(u32::MAX),
         })
     }
 

@@ -90,6 +90,14 @@ pub trait Engine: Send + Sync {
     /// When it does not answer.
     async fn health(&self, context: &EngineContext) -> Result<HealthReport, EngineError>;
 
+    /// The databases of the server that the source is on, whether it captures them or not; none where there is no server.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    async fn databases(&self, _context: &EngineContext) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
     /// Opens one consistent view of the source.
     ///
     /// # Errors

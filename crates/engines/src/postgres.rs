@@ -62,6 +62,10 @@ impl Engine for PostgresEngine {
         probe::health(&self.config, context).await
     }
 
+    async fn databases(&self, context: &EngineContext) -> Result<Vec<String>, EngineError> {
+        probe::databases(&self.config, context).await
+    }
+
     async fn open_capture(&self, context: &EngineContext) -> Result<Box<dyn Capture>, EngineError> {
         Ok(Box::new(capture::open(&self.config, context).await?))
     }

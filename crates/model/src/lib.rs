@@ -2,10 +2,11 @@
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
-//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`report`], [`text`].
+//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`report`], [`discovery`], [`text`].
 
 pub mod alert;
 pub mod data_watch;
+pub mod discovery;
 pub mod error_code;
 pub mod fleet;
 pub mod health;

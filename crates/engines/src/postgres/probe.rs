@@ -16,7 +16,6 @@ use crate::{EngineContext, EngineError, ProbeReport};
 /// Tools besides `pg_dump` that captures and restores use.
 const OTHER_TOOLS: [&str; 2] = ["pg_dumpall", "pg_restore"];
 
-/// Probes the server.
 /// One connection, two small questions.
 pub(crate) async fn health(
     config: &PostgresConfig,
@@ -35,6 +34,17 @@ pub(crate) async fn health(
     })
 }
 
+/// The names of the databases that allow connections.
+pub(crate) async fn databases(
+    config: &PostgresConfig,
+    context: &EngineContext,
+) -> Result<Vec<String>, EngineError> {
+    let server = Server::resolve(&config.connect, context).await?;
+    let session = server.session(server.first_database(), &context.cancel).await?;
+    Ok(ServerFacts::read(&session, &context.cancel).await?.databases.into_keys().collect())
+}
+
+/// Probes the server.
 pub(crate) async fn probe(
     config: &PostgresConfig,
     context: &EngineContext,
