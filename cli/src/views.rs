@@ -3,6 +3,7 @@
 //! Sizes end in `_bytes`, lengths of time in `_seconds`, moments in `_at` (RFC 3339, UTC). What is not known is `null`.
 
 pub(crate) mod alert;
+pub(crate) mod backup_plan;
 pub(crate) mod discovery;
 pub(crate) mod fleet;
 pub(crate) mod local;

@@ -140,6 +140,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/holdfast.v1.PolicyService/Pause", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.PolicyService/Resume", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.RunService/Start", RUN),
+    ("/holdfast.v1.RunService/PlanBackup", RUN),
     ("/holdfast.v1.RunService/Get", SEE),
     ("/holdfast.v1.RunService/List", SEE),
     ("/holdfast.v1.RunService/Cancel", Access::Roles(&[Operator, Restorer])),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::ids::SnapshotId;
+use holdfast_model::ids::{RepositoryName, SnapshotId};
 use holdfast_model::restore::CheckOutcome;
-use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec};
+use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec, SnapshotType};
 use holdfast_model::run_state::{Phase, RunEvent};
+use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 
@@ -103,6 +104,35 @@ pub struct Core {
 }
 
 impl Core {
+    /// The snapshot that a run compares with, or reads.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn base_of(
+        &self,
+        spec: &RunSpec,
+        repository: &RepositoryName,
+    ) -> Result<Option<SnapshotRecord>, Failure> {
+        match spec {
+            RunSpec::Backup { source, snapshot_type, .. } => match snapshot_type {
+                SnapshotType::Full => Ok(None),
+                SnapshotType::Incremental | SnapshotType::Snapshot => {
+                    let sound = self.repositories.relies_on(repository).await?;
+                    self.catalog.latest(source, Some(repository), sound).await
+                }
+                SnapshotType::Differential => {
+                    let sound = self.repositories.relies_on(repository).await?;
+                    let full = |record: &SnapshotRecord| {
+                        record.snapshot_type == Some(SnapshotType::Full) && sound(record)
+                    };
+                    self.catalog.latest(source, Some(repository), full).await
+                }
+            },
+            RunSpec::Restore { snapshot, .. } => self.records.snapshot(*snapshot).await,
+            _ => Ok(None),
+        }
+    }
+
     /// The open repository that a run or request names.
     ///
     /// # Errors

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_model::data_watch::{self, Anomaly};
-use holdfast_model::ids::{AgentName, Attempt, RepositoryName, RunId, SnapshotId, SourceName};
+use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId, SourceName};
 use holdfast_model::manifest::Manifest;
-use holdfast_model::run::{Run, RunSpec, SnapshotType};
+use holdfast_model::run::{Run, RunSpec};
 use holdfast_model::snapshot::{Hold, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::convert::{ConvertError, from_document, id_bytes, run_ref};
@@ -70,42 +70,20 @@ impl DataPlane {
         Ok(Granted { run, repository })
     }
 
-    /// The snapshot to compare with, or to read.
-    async fn base(&self, run: &Run, repository: &RepositoryName) -> Result<Option<SnapshotRecord>, Failure> {
-        match &run.spec {
-            RunSpec::Backup { source, snapshot_type, .. } => match snapshot_type {
-                SnapshotType::Full => Ok(None),
-                SnapshotType::Incremental | SnapshotType::Snapshot => {
-                    let sound = self.core.repositories.relies_on(repository).await?;
-                    self.core.catalog.latest(source, Some(repository), sound).await
-                }
-                SnapshotType::Differential => {
-                    let sound = self.core.repositories.relies_on(repository).await?;
-                    let full = |record: &SnapshotRecord| {
-                        record.snapshot_type == Some(SnapshotType::Full) && sound(record)
-                    };
-                    self.core.catalog.latest(source, Some(repository), full).await
-                }
-            },
-            RunSpec::Restore { snapshot, .. } => self.core.records.snapshot(*snapshot).await,
-            _ => Ok(None),
-        }
-    }
-
-    /// As [`Self::base`], and it is in the repository: another program may have removed it since the catalog was synced.
+    /// As [`Core::base_of`], and it is in the repository: another program may have removed it since the catalog was synced.
     async fn existing_base(
         &self,
         run: &Run,
         repository: &Arc<OpenRepository>,
     ) -> Result<Option<SnapshotRecord>, Failure> {
-        let base = self.base(run, &repository.name).await?;
+        let base = self.core.base_of(&run.spec, &repository.name).await?;
         let Some(record) = &base else { return Ok(base) };
         let object = ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0));
         match repository.store().size(&object).await {
             Ok(_) => Ok(base),
             Err(error) if error.kind() == StorageErrorKind::NotFound => {
                 self.core.catalog.sync(repository).await?;
-                self.base(run, &repository.name).await
+                self.core.base_of(&run.spec, &repository.name).await
             }
             Err(error) => Err(storage_failure(&repository.name, &error)),
         }
@@ -247,7 +225,7 @@ impl DataPlane {
         tags: &Tags,
         manifest: Manifest,
     ) -> Result<SnapshotRecord, Failure> {
-        let parent = self.base(run, &repository.name).await?;
+        let parent = self.core.base_of(&run.spec, &repository.name).await?;
         let object = self.snapshot_object(run, request, tags, parent.map(|record| record.id))?;
         holdfast_runtime::fail_point::hit("controller-before-snapshot");
         let id = repository.repository().save_snapshot(&object).await;

@@ -84,6 +84,32 @@ async fn pass(core: &Arc<Core>) {
     }
 }
 
+/// What would become of a run that is not queued yet.
+pub struct Foreseen {
+    /// What it would wait for.
+    pub waits_for: Option<String>,
+    /// What of its host is in use more than its policy allows.
+    pub busy: Option<String>,
+    /// The policy that it is made under.
+    pub policy: Option<(PolicyName, Policy)>,
+}
+
+/// Foresees what would become of a run if it were queued now.
+pub fn foresee(core: &Core, run: &Run) -> Foreseen {
+    let current = core.definitions.current();
+    let sessions = core.sessions.states();
+    let mut used = Used::default();
+    for other in core.runs.active().iter().filter(|other| other.state.phase.is_with_agent()) {
+        used.take(other, policy_of(&current.fleet, other).map(|(name, _)| name));
+    }
+    let policy = policy_of(&current.fleet, run);
+    let waits_for = used.obstacle(run, policy, &sessions, &core.limits);
+    let heartbeat = run.agent.as_ref().and_then(|agent| sessions.get(agent)?.heartbeat.clone());
+    let busy = policy.zip(heartbeat);
+    let busy = busy.and_then(|((_, policy), heartbeat)| gates::too_busy(&policy.resources, &heartbeat));
+    Foreseen { waits_for, busy, policy: policy.map(|(name, policy)| (name.clone(), policy.clone())) }
+}
+
 /// The policy that a backup is made under.
 fn policy_of<'a>(fleet: &'a Fleet, run: &Run) -> Option<(&'a PolicyName, &'a Policy)> {
     let RunSpec::Backup { source, .. } = &run.spec else { return None };

@@ -22,6 +22,7 @@ pub mod access;
 pub mod agents;
 pub mod alerts;
 pub mod api;
+pub mod backup_plan;
 pub mod catalog;
 pub mod config;
 pub mod connection;

@@ -183,7 +183,10 @@ impl RunLifecycle {
     }
 
     /// One active run per kind, source and repository: two captures of one source at a time help nobody.
-    fn refuse_second(&self, spec: &RunSpec) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// `HF-4005`.
+    pub fn refuse_second(&self, spec: &RunSpec) -> Result<(), Failure> {
         let active = self.inner.active.lock();
         let same = active.values().map(|active| &active.run).find(|run| {
             run.spec.kind() == spec.kind()

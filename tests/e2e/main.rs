@@ -12,6 +12,7 @@ mod control;
 mod deploy;
 mod discovery;
 mod documentation;
+mod dry_runs;
 mod error_pages;
 mod faults;
 mod files;

@@ -193,15 +193,21 @@ async fn every_path_of_the_document_answers_those_who_may_and_nobody_else() {
 async fn health_says_what_is_wrong_and_what_to_do() {
     let mut fleet = fleet_with_source().await;
     let rest = fleet.rest();
-    let before = rest.get("/api/v1/health").items().remove(0);
-    assert_eq!((&before["status"], &before["health_score"]), (&json!("critical"), &json!(0.4)));
+    // An agent on a busy machine answers late, which is a deduction of its own.
+    let scored = |score: f64| {
+        holdfast_tests::wait::until(&format!("a score of {score}"), PATIENCE, || {
+            let health = rest.get("/api/v1/health").items().remove(0);
+            (health["health_score"] == json!(score)).then_some(health)
+        })
+    };
+    let before = scored(0.4);
+    assert_eq!(before["status"], "critical");
     let reason = &before["deductions"][0];
     assert_eq!(reason["points"], json!(0.6));
     assert_eq!(reason["reason"], "was never backed up");
     assert_eq!(reason["remedy"], "holdfast backup run tree");
     fleet.backup_well("tree", "full").await;
-    let after = rest.get("/api/v1/health").items().remove(0);
-    assert_eq!((&after["status"], &after["health_score"]), (&json!("healthy"), &json!(1.0)));
+    assert_eq!(scored(1.0)["status"], "healthy");
     fleet.stop_agent("a1").await;
     let away = rest.get("/api/v1/monitor/overview").items().remove(0);
     assert_eq!(away["health"]["status"], "degraded");

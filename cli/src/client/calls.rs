@@ -69,6 +69,8 @@ calls! {
         send_report = send(SendReportRequest) -> SendReportResponse;
     }
     run_service_client::RunServiceClient {
+        /// What a backup would do.
+        plan_backup = plan_backup(PlanBackupRequest) -> PlanBackupResponse;
         /// Queues runs.
         start_runs = start(StartRequest) -> StartResponse;
         /// One run.

@@ -1,20 +1,26 @@
 //! `holdfast backup …`
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use holdfast_model::Failure;
 use holdfast_proto::v1;
 
-use super::{backup_show, backup_transfer, run};
+use super::{backup_show, backup_transfer, details, run};
 use crate::app::{App, snapshots};
 use crate::args::backup::{BackupCommand, BackupDeleteArgs, BackupListArgs, BackupRunArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::{counted, short_snapshot};
+use crate::output::Look;
+use crate::output::text::{counted, plain, short_snapshot, size};
 use crate::references::SnapshotReference;
-use crate::views::fleet::SourceView;
+use crate::views::backup_plan::BackupPlanView;
 use crate::views::run::RunView;
 use crate::views::snapshot::{DeletionView, SnapshotView};
+
+/// How long a plan may take: it reaches the source.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(super) async fn backup(app: &mut App, command: BackupCommand) -> CliResult {
     match command {
@@ -43,12 +49,7 @@ async fn start(app: &mut App, args: BackupRunArgs) -> CliResult {
     let mut runs: Vec<RunView> = Vec::new();
     let mut errors: Vec<CliError> = Vec::new();
     for source in sources {
-        let what = v1::StartBackup {
-            source: source.clone(),
-            snapshot_type: args.kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
-            milestone: args.milestone.clone().unwrap_or_default(),
-            repository: args.repo.clone().unwrap_or_default(),
-        };
+        let what = wanted(&source, &args);
         let request = v1::StartRequest {
             idempotency_key: app.idempotency_key(),
             what: Some(v1::start_request::What::Backup(what)),
@@ -70,24 +71,101 @@ async fn start(app: &mut App, args: BackupRunArgs) -> CliResult {
     Ok(if errors.is_empty() { status } else { ExitStatus::of_all(&[status, errors[0].exit_status()]) })
 }
 
+/// The backup of a source, as a request.
+fn wanted(source: &str, args: &BackupRunArgs) -> v1::StartBackup {
+    v1::StartBackup {
+        source: source.to_owned(),
+        snapshot_type: args.kind.map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
+        milestone: args.milestone.clone().unwrap_or_default(),
+        repository: args.repo.clone().unwrap_or_default(),
+    }
+}
+
 async fn all_sources(client: &Client) -> CliResult<Vec<String>> {
     let request = v1::ListDefinitionsRequest { kind: "sources".to_owned(), name: String::new() };
     let reply = client.list_definitions(request).await?;
     Ok(reply.definitions.into_iter().map(|definition| definition.name).collect())
 }
 
-/// The definitions of what would run; unknown sources are an error as they would be.
+/// What would run, and the first reason why something would not.
 async fn preview(app: &mut App, client: &Client, sources: &[String], args: &BackupRunArgs) -> CliResult {
-    let mut found = Vec::new();
+    let (mut plans, mut first) = (Vec::new(), None);
     for source in sources {
-        found.push(super::source::definition(client, source).await?);
+        let request = v1::PlanBackupRequest { backup: Some(wanted(source, args)) };
+        match client.patient(PLAN_TIMEOUT).plan_backup(request).await {
+            Ok(reply) => {
+                let failures = reply.plans.iter().flat_map(|plan| plan.failures.iter().cloned());
+                first = first.or(failures.map(|failure| CliError::from(Failure::from(failure))).next());
+                plans.extend(reply.plans.into_iter().map(BackupPlanView::from));
+            }
+            Err(error) => first = first.or(Some(error)),
+        }
     }
-    app.output.list(&found, "")?;
-    let kind = args.kind.map_or("incremental", |kind| kind.as_str());
-    let to = args.repo.as_deref().map(|repo| format!(" to {repo}")).unwrap_or_default();
-    let names: Vec<&str> = found.iter().map(|view: &SourceView| view.name.as_str()).collect();
-    app.output.note(&format!("would back up {}: {kind}{to}", names.join(", ")));
-    Ok(ExitStatus::Ok)
+    if plans.is_empty() {
+        return first.map_or(Ok(ExitStatus::Ok), Err);
+    }
+    if app.output.is_human() {
+        let text: Vec<String> = plans.iter().map(|plan| describe_plan(plan, app.output.look())).collect();
+        app.output.write(&text.join("\n"))?;
+    } else {
+        app.output.list(&plans, "")?;
+    }
+    match first {
+        Some(error) => Err(error.at_stake("nothing was begun")),
+        None => Ok(ExitStatus::Ok),
+    }
+}
+
+fn describe_plan(plan: &BackupPlanView, look: &Look) -> String {
+    let text = |value: &Option<String>| value.as_deref().map(plain).unwrap_or_default();
+    let online = if plan.agent_online { "connected" } else { "not connected" };
+    let base = match (&plan.base_snapshot_id, plan.base_committed_at) {
+        (Some(id), Some(at)) => format!("{} of {}", short_snapshot(id), look.time(at)),
+        _ => "none: everything is read".to_owned(),
+    };
+    let last = if plan.logical_bytes > 0 {
+        format!("{} in {}", size(plan.logical_bytes), counted(plan.files, "file"))
+    } else {
+        "not known: it was never backed up".to_owned()
+    };
+    let estimate = plan.estimated_seconds.map_or("not known".to_owned(), |took| {
+        let adds = size(plan.estimated_stored_bytes.unwrap_or(0));
+        let from = counted(plan.estimated_from.into(), "earlier backup");
+        format!("{took:.1} s, adding {adds}, by {from}")
+    });
+    let host = match (&plan.busy, &plan.when_busy) {
+        (Some(busy), Some(then)) => format!("{}: {}", plain(busy), plain(then)),
+        (None, Some(_)) => "within its limits".to_owned(),
+        _ => String::new(),
+    };
+    let hooks = [("before: ", &plan.hook_before), ("after: ", &plan.hook_after)];
+    let hooks = hooks.iter().filter_map(|(when, name)| Some(format!("{when}{}", name.as_deref()?)));
+    let begins =
+        plan.waits_for.as_ref().map_or("at once".to_owned(), |what| format!("after {}", plain(what)));
+    format!(
+        "{} backup of {} to {}\n{}",
+        plan.snapshot_type,
+        plain(&plan.source),
+        plain(&plan.repository),
+        details(&[
+            ("agent", format!("{} ({online})", plain(&plan.agent))),
+            ("policy", text(&plan.policy)),
+            ("begins", begins),
+            ("host", host),
+            ("base", base),
+            ("source", last),
+            ("takes", estimate),
+            ("hooks", hooks.collect::<Vec<_>>().join(", ")),
+            (
+                "fails",
+                plan.failures
+                    .iter()
+                    .map(|failure| plain(&failure.to_string()))
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            ),
+        ])
+    )
 }
 
 async fn list(app: &mut App, args: BackupListArgs) -> CliResult {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Repeatable, caller_of, reply, traceparent_of};
 use crate::access::Caller;
+use crate::backup_plan;
 use crate::core::Core;
 use crate::records::Batch;
 use crate::run_lifecycle::{NewRun, Outcome};
@@ -71,6 +72,14 @@ impl Runs {
             })
             .collect::<Result<_, Failure>>()?;
         queue_runs(&self.core, caller, "run.start", new, repeatable.as_ref()).await
+    }
+
+    async fn plan_inner(&self, request: v1::PlanBackupRequest) -> Result<Vec<v1::BackupPlan>, Failure> {
+        let mut plans = Vec::new();
+        for spec in self.backups(&required("backup", request.backup)?)? {
+            plans.push(backup_plan::plan(&self.core, &spec).await?);
+        }
+        Ok(plans)
     }
 
     async fn known(&self, ids: &[String]) -> Result<Vec<Run>, Failure> {
@@ -388,6 +397,14 @@ impl RunService for Runs {
         let traceparent = traceparent_of(&request);
         let runs = self.start_inner(&caller, request.into_inner(), traceparent).await;
         reply(runs.map(|runs| v1::StartResponse { runs: runs.iter().map(Into::into).collect() }))
+    }
+
+    async fn plan_backup(
+        &self,
+        request: Request<v1::PlanBackupRequest>,
+    ) -> Result<Response<v1::PlanBackupResponse>, Status> {
+        let plans = self.plan_inner(request.into_inner()).await;
+        reply(plans.map(|plans| v1::PlanBackupResponse { plans }))
     }
 
     async fn get(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
