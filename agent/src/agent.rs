@@ -1,5 +1,6 @@
 //! The agent as one value: started from a configuration, stopped in order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use holdfast_model::ids::AgentName;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::durable_file::FolderLock;
 use holdfast_runtime::{Ending, OnEnd, SharedClock, Shutdown, StopCause, TaskGroup, tls};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,7 @@ use crate::inquiry::{Inquirer, InquirerParts};
 use crate::journal::Journal;
 use crate::outbox::Outbox;
 use crate::recovery::Recovery;
+use crate::reload::{self, InForce};
 use crate::run::RunWorker;
 use crate::secrets::AllowedSecrets;
 use crate::session::{self, SessionParts, SessionState};
@@ -78,7 +81,8 @@ impl Agent {
         check_name(&config, identity.name())?;
         let outbox = Outbox::open(&config.data_dir, &tasks)?;
         let journal = Journal::open(&config.data_dir, &tasks)?;
-        let secrets: Arc<dyn SecretResolver> = Arc::new(AllowedSecrets::new(config.allow.clone()));
+        let in_force = InForce::new(config.clone());
+        let secrets: Arc<dyn SecretResolver> = Arc::new(AllowedSecrets::new(in_force.clone()));
         let scratch = config.data_dir.join("scratch");
         let recovery = Recovery {
             journal: &journal,
@@ -95,10 +99,9 @@ impl Agent {
         let address = config.controller.clone().unwrap_or_else(|| identity.controller().clone());
         let link = Arc::new(Link::new(address, identity.clone()));
         let lease_seconds = Arc::new(AtomicU32::new(LEASE_SECONDS_DEFAULT));
-        let config = Arc::new(config);
         let worker = RunWorker {
             link: link.clone(),
-            config: config.clone(),
+            config: in_force.clone(),
             engines: engines.clone(),
             secrets: secrets.clone(),
             journal: journal.clone(),
@@ -117,10 +120,9 @@ impl Agent {
             clock: clock.clone(),
             tasks: tasks.clone(),
         });
-        let allow = config.allow.clone();
         let inquirer = Inquirer::new(InquirerParts {
             engines,
-            allow,
+            config: in_force.clone(),
             secrets,
             scratch,
             clock: clock.clone(),
@@ -146,7 +148,15 @@ impl Agent {
         let drain = Drain { executor, outbox, clock, stop_session, grace: config.drain_grace };
         drop(tasks.spawn("drain", OnEnd::Finite, drain.when(shutdown.token().clone())));
         tracing::info!(name = %identity.name(), version = env!("CARGO_PKG_VERSION"), "the agent runs");
-        Ok(RunningAgent { shutdown, tasks, connected, grace: config.drain_grace, identity, _lock: lock })
+        Ok(RunningAgent {
+            shutdown,
+            tasks,
+            connected,
+            grace: config.drain_grace,
+            config: in_force,
+            identity,
+            _lock: lock,
+        })
     }
 }
 
@@ -166,6 +176,7 @@ pub struct RunningAgent {
     tasks: TaskGroup,
     connected: watch::Receiver<SessionState>,
     grace: Duration,
+    config: InForce,
     identity: Arc<Identity>,
     /// Keeps other processes out of the data folder.
     _lock: FolderLock,
@@ -190,6 +201,17 @@ impl RunningAgent {
     /// Owner of the agent's tasks.
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// Reads this file anew at each SIGHUP.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn reload_on_hangup(&self, file: PathBuf) -> std::io::Result<()> {
+        let hangup = signal(SignalKind::hangup())?;
+        let reloading = reload::run(self.config.clone(), file, hangup, self.tasks.clone());
+        drop(self.tasks.spawn("reload", OnEnd::Finite, reloading));
+        Ok(())
     }
 
     /// Takes no new work, lets what runs finish within the configured grace, delivers what is to be told, and ends.

@@ -1,5 +1,5 @@
-//! Databases on this host that can be seen without a secret and without touching them: servers that listen, by the tables
-//! of the kernel, and SQLite files and data folders in the folders that `allow.sources.paths` names.
+//! Databases on this host that can be seen without a secret and without touching them: servers that listen, by the
+//! tables of the kernel, and SQLite files and data folders in the folders that `allow.sources.paths` names.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -20,6 +20,7 @@ use crate::allow_list::AllowList;
 use crate::discovery;
 use crate::disk;
 use crate::engines::EngineFactory;
+use crate::reload::InForce;
 use crate::run;
 
 /// Questions that are worked on at once.
@@ -39,7 +40,7 @@ pub struct InquirerParts {
     /// Makes drivers.
     pub engines: EngineFactory,
     /// What may be asked for.
-    pub allow: AllowList,
+    pub config: InForce,
     /// Resolves secrets.
     pub secrets: Arc<dyn SecretResolver>,
     /// Folder for scratch files.
@@ -95,7 +96,9 @@ impl Inquirer {
             return self.look_at_host(cancel.clone()).await;
         }
         let source: Source = from_document("source_json", &inquiry.source_json)?;
-        self.parts.allow.check_source(&source)?;
+        let config = self.parts.config.get();
+        let allow = &config.allow;
+        allow.check_source(&source)?;
         let scratch = tempfile::Builder::new().prefix("inquiry-").tempdir_in(&self.parts.scratch);
         let scratch = scratch.map_err(|error| disk::failure("no scratch folder can be made", &error))?;
         let context = EngineContext {
@@ -119,14 +122,14 @@ impl Inquirer {
                 let spec: RunSpec = from_document("spec_json", &preview.spec_json)?;
                 let manifest: Manifest = from_document("manifest_json", &preview.manifest_json)?;
                 let stamp = run::stamp(&*self.parts.clock);
-                let order = restore_order(&spec, &self.parts.allow, stamp)?;
-                self.parts.allow.check_restore(&source, &order.placement)?;
+                let order = restore_order(&spec, allow, stamp)?;
+                allow.check_restore(&source, &order.placement)?;
                 Ok(document(&engine.preview_restore(&order, &manifest, &context).await?))
             }
             v1::inquiry::Question::Discover(v1::DiscoverDatabases {}) => {
-                self.parts.allow.check_discovery()?;
+                allow.check_discovery()?;
                 let mut names = engine.databases(&context).await?;
-                names.retain(|name| self.parts.allow.may_name(name));
+                names.retain(|name| allow.may_name(name));
                 names.truncate(FOUND_MAX);
                 Ok(document(&names))
             }
@@ -134,9 +137,9 @@ impl Inquirer {
     }
 
     async fn look_at_host(&self, cancel: CancellationToken) -> Result<String, Failure> {
-        self.parts.allow.check_discovery()?;
-        let parts = self.parts.clone();
-        let look = move || discovery::look(&parts.allow, &parts.clock, cancel);
+        let (config, clock) = (self.parts.config.get(), self.parts.clock.clone());
+        config.allow.check_discovery()?;
+        let look = move || discovery::look(&config.allow, &clock, cancel);
         let looking = self.parts.tasks.spawn_blocking("discovery", OnEnd::Isolated, look);
         let found = looking.join().await.map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
         Ok(document(&found))

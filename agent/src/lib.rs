@@ -9,9 +9,9 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`agent`] | how all of it is put together, started and stopped |
-//! | [`config`], [`allow_list`] | what this host allows, whatever the controller asks for |
+//! | [`config`], [`allow_list`], [`reload`] | what this host allows, whatever the controller asks for |
 //! | [`enroll`], [`identity`], [`certificate_renewal`], [`dial`] | who the agent is, and the way to the controller |
-//! | [`session`], [`inquiry`] | the live stream: orders, questions, signs of life |
+//! | [`session`], [`inquiry`], [`discovery`](self) | the live stream: orders, questions, signs of life |
 //! | [`outbox`], [`journal`], [`recovery`](self) | what survives a crash |
 //! | [`executor`] | slots, cancellation, deadlines, the end of a run |
 //! | [`run`] | one file for each kind of run |
@@ -44,6 +44,7 @@ pub mod pacer;
 pub mod pipeline;
 pub mod progress_reporter;
 mod recovery;
+pub mod reload;
 pub mod run;
 pub mod run_log;
 pub mod secrets;

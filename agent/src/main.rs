@@ -89,7 +89,7 @@ fn main() -> ExitCode {
 
 async fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config } => run(AgentConfig::load(&config)?).await,
+        Command::Run { config } => run(config).await,
         Command::Enroll { controller, name, ca_pin, data_dir, token_file } => {
             let source = token_file.map_or(TokenSource::Environment, TokenSource::File);
             let token = source.read()?;
@@ -103,13 +103,15 @@ async fn execute(command: Command) -> Result<(), Failure> {
     }
 }
 
-async fn run(config: AgentConfig) -> Result<(), Failure> {
+async fn run(file: PathBuf) -> Result<(), Failure> {
+    let config = AgentConfig::load(&file)?;
     let _telemetry = telemetry::init(&config.telemetry.settings())
         .map_err(|error| Failure::from_error(ErrorCode::FileInvalid, &error))?;
     let shutdown = Shutdown::new();
     let agent =
         Agent::start_with(config, SystemClock::shared(), engines::drivers(), shutdown.clone()).await?;
-    shutdown.on_signals(agent.tasks()).map_err(|error| {
+    let handled = shutdown.on_signals(agent.tasks()).and_then(|()| agent.reload_on_hangup(file));
+    handled.map_err(|error| {
         Failure::new(ErrorCode::Internal, "signals cannot be handled").because(error.to_string())
     })?;
     notify(NotifyState::Ready);

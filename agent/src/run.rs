@@ -34,6 +34,7 @@ use crate::executor::{Assignment, Outcome, RunContext, Worker};
 use crate::hooks::RunHooks;
 use crate::journal::Journal;
 use crate::pacer::{PacedRun, Pacer};
+use crate::reload::InForce;
 use crate::tree_caches::TreeCaches;
 
 /// How much longer than a lease calls for data are tried again when the controller is away: a controller that
@@ -45,7 +46,7 @@ pub struct RunWorker {
     /// The way to the controller.
     pub link: Arc<Link>,
     /// What this agent may be asked to do, and its hooks.
-    pub config: Arc<AgentConfig>,
+    pub config: InForce,
     /// Makes drivers.
     pub engines: EngineFactory,
     /// Resolves secrets.
@@ -65,8 +66,9 @@ pub struct RunWorker {
 #[async_trait]
 impl Worker for RunWorker {
     async fn work(&self, assignment: &Assignment, context: &RunContext) -> Result<Outcome, Failure> {
-        self.config.allow.check_source(&assignment.source)?;
-        let job = Job { worker: self, assignment, context };
+        let config = self.config.get();
+        config.allow.check_source(&assignment.source)?;
+        let job = Job { worker: self, config, assignment, context };
         match &assignment.spec {
             RunSpec::Backup { source, snapshot_type, .. } => backup::run(&job, source, *snapshot_type).await,
             RunSpec::Restore { source, placement, .. } => restore::run(&job, source, placement).await,
@@ -85,6 +87,8 @@ impl Worker for RunWorker {
 /// One run, with everything it needs.
 struct Job<'a> {
     worker: &'a RunWorker,
+    /// As it was when the run began.
+    config: Arc<AgentConfig>,
     assignment: &'a Assignment,
     context: &'a RunContext,
 }
@@ -106,7 +110,7 @@ impl Job<'_> {
 
     fn hooks(&self, source: &holdfast_model::ids::SourceName) -> Result<RunHooks, Failure> {
         let wanted = &self.assignment.source.hooks;
-        RunHooks::resolve(wanted, &self.worker.config.hooks, self.context.run, source, &self.context.tasks)
+        RunHooks::resolve(wanted, &self.config.hooks, self.context.run, source, &self.context.tasks)
     }
 
     /// Does work between the hooks. The one after follows whatever becomes of the one before and of the work, also when a

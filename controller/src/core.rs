@@ -14,7 +14,6 @@ use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 use crate::agents::Agents;
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
-use crate::config::{FleetConfig, LimitsConfig, SelfBackupConfig};
 use crate::definitions::Definitions;
 use crate::discovery::DiscoveryBook;
 use crate::fleet_folder::FolderState;
@@ -26,6 +25,7 @@ use crate::notify::liveness::Liveness;
 use crate::notify::outbox::Outbox;
 use crate::pki::Authority;
 use crate::records::Records;
+use crate::reload::InForce;
 use crate::repositories::{OpenRepository, Repositories};
 use crate::retention::RetentionQueue;
 use crate::run_lifecycle::{RunLifecycle, retry};
@@ -51,8 +51,8 @@ pub struct Core {
     pub clock: SharedClock,
     /// The tasks of the controller.
     pub tasks: TaskGroup,
-    /// Limits.
-    pub limits: LimitsConfig,
+    /// The configuration in force.
+    pub config: InForce,
     /// The durable state.
     pub records: Records,
     /// The life of runs.
@@ -95,12 +95,8 @@ pub struct Core {
     pub health: HealthBook,
     /// Which databases the agents see.
     pub discovery: DiscoveryBook,
-    /// Which folder declares the fleet.
-    pub fleet: FleetConfig,
-    /// How that folder stands.
+    /// How the folder that declares the fleet stands.
     pub fleet_folder: FolderState,
-    /// How its own state is copied.
-    pub self_backup: SelfBackupConfig,
 }
 
 impl Core {

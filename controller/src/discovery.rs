@@ -1,5 +1,5 @@
-//! Which databases the agents see on their hosts, and how many of them nobody protects. A reconciler: it asks once a day,
-//! and remembers only in memory.
+//! Which databases the agents see on their hosts, and how many of them nobody protects. A reconciler: it asks once a
+//! day, and remembers only in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

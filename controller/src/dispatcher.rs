@@ -63,7 +63,7 @@ async fn pass(core: &Arc<Core>) {
     for run in queued {
         let policy = policy_of(run);
         let turn = turn(core, run, policy.map(|(_, policy)| policy), || {
-            used.obstacle(run, policy, &sessions, &core.limits)
+            used.obstacle(run, policy, &sessions, &core.config.get().limits)
         });
         let done = match turn {
             Turn::Wait(reason) => {
@@ -103,7 +103,7 @@ pub fn foresee(core: &Core, run: &Run) -> Foreseen {
         used.take(other, policy_of(&current.fleet, other).map(|(name, _)| name));
     }
     let policy = policy_of(&current.fleet, run);
-    let waits_for = used.obstacle(run, policy, &sessions, &core.limits);
+    let waits_for = used.obstacle(run, policy, &sessions, &core.config.get().limits);
     let heartbeat = run.agent.as_ref().and_then(|agent| sessions.get(agent)?.heartbeat.clone());
     let busy = policy.zip(heartbeat);
     let busy = busy.and_then(|((_, policy), heartbeat)| gates::too_busy(&policy.resources, &heartbeat));

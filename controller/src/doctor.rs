@@ -39,6 +39,7 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     let message =
         format!("version {}, {} active", crate::VERSION, counted(core.runs.active().len() as u64, "run"));
     findings.add("controller", "", "ok", message, String::new());
+    examine_configuration(core, &mut findings);
     examine_fleet_folder(core, &mut findings);
     examine_self_backup(core, &mut findings).await?;
     examine_repositories(core, &mut findings).await?;
@@ -56,9 +57,29 @@ pub async fn examine(core: &Arc<Core>) -> Result<Vec<v1::Finding>, Failure> {
     Ok(findings.0)
 }
 
+/// What came of reading `controller.yaml` anew, when somebody asked for it.
+fn examine_configuration(core: &Core, findings: &mut Findings) {
+    let Some(standing) = core.config.standing() else { return };
+    let (outcome, message, remedy) = match &standing.outcome {
+        Ok(waiting) if waiting.is_empty() => ("ok", format!("is in force as of {}", standing.at), ""),
+        Ok(waiting) => (
+            "warning",
+            format!("what it says of {} needs a restart", waiting.join(", ")),
+            "systemctl restart holdfast-controller   # on the controller's host",
+        ),
+        Err(failure) => (
+            "failed",
+            format!("is not taken, what was read before holds: {failure}"),
+            "holdfast-controller check-config   # on the controller's host",
+        ),
+    };
+    findings.add("controller", "controller.yaml", outcome, message, remedy.to_owned());
+}
+
 /// The folder that declares the fleet, when there is one.
 fn examine_fleet_folder(core: &Core, findings: &mut Findings) {
-    let Some(folder) = &core.fleet.folder else { return };
+    let config = core.config.get();
+    let Some(folder) = &config.fleet.folder else { return };
     let mut add = |outcome: &str, message: String, remedy: String| {
         findings.add("controller", "fleet folder", outcome, message, remedy);
     };

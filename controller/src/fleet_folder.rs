@@ -49,7 +49,7 @@ pub fn owner_of(folder: &Path) -> String {
 /// Runs until the controller stops; ends at once when no folder is configured.
 pub async fn run(core: Arc<Core>) {
     let stop = core.tasks.token().clone();
-    let Some(folder) = core.fleet.folder.clone() else {
+    let Some(folder) = core.config.get().fleet.folder.clone() else {
         stop.cancelled().await;
         return;
     };
@@ -82,13 +82,14 @@ pub async fn run(core: Arc<Core>) {
             () = stop.cancelled() => return,
             // Somebody else changed the fleet: what the folder manages may have been taken over.
             () = changed => known = None,
-            () = core.clock.sleep(core.fleet.every()) => {}
+            () = core.clock.sleep(core.config.get().fleet.every()) => {}
         }
     }
 }
 
 async fn apply(core: &Arc<Core>, folder: &Path, files: &[FleetFile]) -> Result<(), Failure> {
-    let authorship = Authorship { owner: Some(owner_of(folder)), prune: core.fleet.prune, take_over: false };
+    let authorship =
+        Authorship { owner: Some(owner_of(folder)), prune: core.config.get().fleet.prune, take_over: false };
     let current = core.definitions.current();
     let plan = fleet_changes::plan(&current, files, &authorship)
         .map_err(|errors| fleet_changes::all_in_one(&errors))?;
@@ -106,7 +107,7 @@ async fn apply(core: &Arc<Core>, folder: &Path, files: &[FleetFile]) -> Result<(
         }
         Err(mut failure) if failure.code == ErrorCode::NeedsConfirmation => {
             let confirm: String = failure.why.iter().map(|path| format!(" --confirm {path}")).collect();
-            let prune = if core.fleet.prune { " --prune" } else { "" };
+            let prune = if core.config.get().fleet.prune { " --prune" } else { "" };
             failure.next = vec![format!(
                 "holdfast apply -f {} --owner {owner}{prune}{confirm} --reason TEXT",
                 folder.display()

@@ -51,6 +51,7 @@ pub mod prune_schedule;
 pub mod reaper;
 pub mod records;
 pub mod recover;
+pub mod reload;
 pub mod reports;
 pub mod repositories;
 pub mod repository_index;
@@ -75,7 +76,7 @@ pub mod verify;
 pub mod work_index;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,7 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::tls::ServerIdentity;
 use holdfast_runtime::{OnEnd, SharedClock, Shutdown, StopCause, TaskGroup};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::Role;
 use crate::agents::Agents;
@@ -101,6 +103,7 @@ use crate::notify::outbox::Outbox;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
+use crate::reload::InForce;
 use crate::repositories::Repositories;
 use crate::rest::Site;
 use crate::retention::RetentionQueue;
@@ -285,7 +288,7 @@ async fn start_http(
 ) -> Result<Option<SocketAddr>, Failure> {
     let Some(http) = &config.http else { return Ok(None) };
     let (listener, address) = listen(http.listen)?;
-    let site = Site::new(core.clone(), config.clone());
+    let site = Site::new(core.clone(), config);
     let (served, identity) = (core.clone(), http.tls.then(|| identity.clone()));
     core.tasks.spawn("http server", OnEnd::Essential, async move {
         if let Err(failure) = http_server::serve(served.clone(), listener, identity, site).await {
@@ -319,14 +322,14 @@ async fn build(
     store: Arc<dyn Store>,
 ) -> Result<Core, Failure> {
     let records = Records::new(store);
-    let limits = config.limits.clone();
+    let limits = &config.limits;
     let runs =
         RunLifecycle::load(records.clone(), clock.clone(), limits.lease(), limits.active_runs as usize)
             .await?;
     Ok(Core {
         clock: clock.clone(),
         tasks: tasks.clone(),
-        limits,
+        config: InForce::new(config.clone()),
         runs,
         logs: RunLogs::open(config.data_dir.join("logs"))?,
         sessions: SessionRegistry::default(),
@@ -354,8 +357,6 @@ async fn build(
         snapshots: SnapshotCache::default(),
         health: HealthBook::default(),
         discovery: discovery::DiscoveryBook::default(),
-        self_backup: config.self_backup.clone(),
-        fleet: config.fleet.clone(),
         fleet_folder: FolderState::default(),
     })
 }
@@ -399,6 +400,16 @@ impl RunningController {
     /// When the operating system refuses.
     pub fn stop_on_signals(&self) -> std::io::Result<()> {
         self.shutdown.on_signals(&self.core.tasks)
+    }
+
+    /// Reads this file anew at each SIGHUP.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn reload_on_hangup(&self, file: PathBuf) -> std::io::Result<()> {
+        let hangup = signal(SignalKind::hangup())?;
+        self.core.tasks.spawn("reload", OnEnd::Essential, reload::run(self.core.clone(), file, hangup));
+        Ok(())
     }
 
     /// Waits until it is asked to stop, then stops in order.

@@ -178,7 +178,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             println!("next     holdfast-controller run --config {}", config.display());
         }
         Command::Recover(arguments) => return recover(&arguments).await,
-        Command::Run { config } => return serve(load(&config)?).await,
+        Command::Run { config } => return serve(config).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -216,10 +216,12 @@ async fn recover(arguments: &RecoverArguments) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn serve(config: ControllerConfig) -> anyhow::Result<ExitCode> {
+async fn serve(file: PathBuf) -> anyhow::Result<ExitCode> {
+    let config = load(&file)?;
     let _telemetry = telemetry::init(&config.telemetry.settings()).context("set up logging")?;
     let controller = Controller::start(config, SystemClock::shared()).await?;
     controller.stop_on_signals().context("handle signals")?;
+    controller.reload_on_hangup(file).context("handle signals")?;
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let ending = controller.until_stopped().await?;

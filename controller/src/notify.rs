@@ -1,6 +1,9 @@
 //! Tells people: one delivery by one channel. What is told, and what becomes of it when nobody answers, is decided in
 //! [`outbox`].
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use holdfast_model::alert::message::Told;
 use holdfast_model::alert::render::render;
 use holdfast_model::alert::{
@@ -25,6 +28,7 @@ mod template;
 
 pub use address::Network;
 
+use crate::config::NotificationsConfig;
 use crate::secrets::Secrets;
 use http::Request;
 use scrub::Scrub;
@@ -115,7 +119,7 @@ pub fn test_message(channel: &ChannelName, at: Timestamp) -> Message {
 pub struct Notifier {
     secrets: Secrets,
     clock: SharedClock,
-    settings: crate::config::NotificationsConfig,
+    settings: ArcSwap<NotificationsConfig>,
 }
 
 /// What would be sent, without what is secret.
@@ -128,13 +132,18 @@ pub struct Preview {
 
 impl Notifier {
     /// A notifier that resolves secrets in this process.
-    pub fn new(secrets: Secrets, clock: SharedClock, settings: crate::config::NotificationsConfig) -> Self {
-        Self { secrets, clock, settings }
+    pub fn new(secrets: Secrets, clock: SharedClock, settings: NotificationsConfig) -> Self {
+        Self { secrets, clock, settings: ArcSwap::from_pointee(settings) }
+    }
+
+    /// Delivers by other settings from now on.
+    pub fn configure(&self, settings: NotificationsConfig) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// The environment that messages name when no label does.
-    pub fn environment(&self) -> &str {
-        &self.settings.environment
+    pub fn environment(&self) -> String {
+        self.settings.load().environment.clone()
     }
 
     /// What would be sent for a message.
@@ -142,7 +151,8 @@ impl Notifier {
     /// # Errors
     /// When the message can not be written for this channel.
     pub fn preview(&self, message: &Message, channel: &Channel) -> Result<Preview, DeliveryError> {
-        let environment = self.settings.environment.as_str();
+        let environment = self.environment();
+        let environment = environment.as_str();
         let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).unwrap_or_default();
         let json = |body| Preview { content_type: "application/json", body };
         Ok(match &channel.way {
@@ -185,7 +195,8 @@ impl Notifier {
         scrub: &mut Scrub,
     ) -> Result<String, DeliveryError> {
         let Some(message) = messages.first() else { return Ok(String::new()) };
-        let environment = self.settings.environment.as_str();
+        let environment = self.environment();
+        let environment = environment.as_str();
         match &channel.way {
             Way::Dingtalk { webhook, secret, .. } => {
                 let url = self.url(webhook, scrub).await?;
@@ -219,7 +230,7 @@ impl Notifier {
                     None => None,
                 };
                 let mail = email::mail(message, channel, to, from.as_deref(), environment)?;
-                email::send(mail, smtp, password.as_ref(), &self.settings.allow_addresses).await
+                email::send(mail, smtp, password.as_ref(), &self.settings.load().allow_addresses).await
             }
             Way::Log => {
                 let title = render(message, channel.language, environment).title;
@@ -229,7 +240,7 @@ impl Notifier {
             Way::Ping { url, .. } => {
                 let url = self.url(url, scrub).await?;
                 let request = Request { url: url.reveal(), headers: Vec::new(), body: None };
-                let answer = http::send(request, &self.settings.allow_addresses).await?;
+                let answer = http::send(request, &self.settings.load().allow_addresses).await?;
                 answer.check()?;
                 Ok(answer.shown())
             }
@@ -257,7 +268,7 @@ impl Notifier {
     ) -> Result<String, DeliveryError> {
         headers.push(("content-type", "application/json; charset=utf-8".to_owned()));
         let request = Request { url, headers, body: Some(body) };
-        let answer = http::send(request, &self.settings.allow_addresses).await?;
+        let answer = http::send(request, &self.settings.load().allow_addresses).await?;
         answer.check()?;
         Ok(answer.shown())
     }
@@ -277,7 +288,7 @@ impl Notifier {
         }
         let headers = vec![("content-type", "application/json; charset=utf-8".to_owned())];
         let request = Request { url: &signed, headers, body: Some(body.to_owned()) };
-        let answer = http::send(request, &self.settings.allow_addresses).await?;
+        let answer = http::send(request, &self.settings.load().allow_addresses).await?;
         answer.check()?;
         let word: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
         match word["errcode"].as_i64() {

@@ -82,7 +82,7 @@ pub struct Site {
 impl Site {
     /// Over the shared parts. Only requests to one of the names of the controller, or to the address that was connected
     /// to, are answered.
-    pub fn new(core: Arc<Core>, config: ControllerConfig) -> Self {
+    pub fn new(core: Arc<Core>, config: &ControllerConfig) -> Self {
         let rest = Arc::new(Rest::new(core, config));
         Self { router: router(rest.clone()), rest }
     }
@@ -119,7 +119,6 @@ impl Site {
 /// What the routes share.
 pub(crate) struct Rest {
     core: Arc<Core>,
-    config: ControllerConfig,
     scheme: &'static str,
     names: BTreeSet<String>,
     requests: Semaphore,
@@ -127,12 +126,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    fn new(core: Arc<Core>, config: ControllerConfig) -> Self {
+    fn new(core: Arc<Core>, config: &ControllerConfig) -> Self {
         let with_tls = config.http.as_ref().is_some_and(|http| http.tls);
         let names = config.tls.names.iter().map(|name| name.to_lowercase()).collect();
         Self {
             core,
-            config,
             scheme: if with_tls { "https" } else { "http" },
             names,
             requests: Semaphore::new(REQUESTS_MAX),

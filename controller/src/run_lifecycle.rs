@@ -8,6 +8,7 @@ pub mod retry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_model::ids::{AgentName, Attempt, RunId, SnapshotId, SourceName};
@@ -34,7 +35,7 @@ struct Inner {
     records: Records,
     clock: SharedClock,
     lease: Duration,
-    active_max: usize,
+    active_max: AtomicUsize,
     active: Mutex<BTreeMap<RunId, ActiveRun>>,
     /// Orders the queueing of runs, so that two requests do not both find a source free.
     queueing: tokio::sync::Mutex<()>,
@@ -116,7 +117,7 @@ impl RunLifecycle {
             records,
             clock,
             lease,
-            active_max,
+            active_max: AtomicUsize::new(active_max),
             active: Mutex::new(active),
             queueing: tokio::sync::Mutex::default(),
             ending: tokio::sync::Mutex::default(),
@@ -124,6 +125,11 @@ impl RunLifecycle {
             ended_backups: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Changes how many runs may wait or run in all. Those that do stay.
+    pub fn limit_active(&self, most: usize) {
+        self.inner.active_max.store(most, Ordering::Relaxed);
     }
 
     /// Stores runs as queued, all or none, together with what else belongs to the request: `remember` adds it to the
@@ -164,12 +170,10 @@ impl RunLifecycle {
             batch = batch.put_new_run(&run);
             runs.push(run);
         }
-        if self.inner.active.lock().len() + runs.len() > self.inner.active_max {
-            return Err(Failure::new(
-                ErrorCode::QueueFull,
-                format!("{} runs are active", self.inner.active_max),
-            )
-            .then("holdfast run list --phase queued"));
+        let active_max = self.inner.active_max.load(Ordering::Relaxed);
+        if self.inner.active.lock().len() + runs.len() > active_max {
+            return Err(Failure::new(ErrorCode::QueueFull, format!("{active_max} runs are active"))
+                .then("holdfast run list --phase queued"));
         }
         let version = self.inner.records.commit(remember(batch, &runs)).await?;
         let mut active = self.inner.active.lock();

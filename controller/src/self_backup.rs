@@ -90,15 +90,14 @@ pub struct LastCopy {
 /// Runs until the controller stops.
 pub async fn run(core: Arc<Core>) {
     let stop = core.tasks.token().clone();
-    let every = core.self_backup.every();
     let (mut copied, mut copied_at): (Option<Sequence>, _) = (None, core.clock.monotonic());
-    let mut wait = every;
+    let mut wait = core.config.get().self_backup.every();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = core.clock.sleep(wait) => {}
         }
-        wait = every;
+        wait = core.config.get().self_backup.every();
         let Ok(Some(repository)) = destination(&core) else { continue };
         let age = core.clock.monotonic().saturating_duration_since(copied_at);
         if copied == Some(core.records.store().sequence()) && age < AT_LEAST_EVERY {
@@ -111,7 +110,7 @@ pub async fn run(core: Arc<Core>) {
             }
             Err(failure) => {
                 tracing::error!(%repository, %failure, "the controller's own state could not be copied");
-                wait = AGAIN.min(every);
+                wait = AGAIN.min(wait);
             }
         }
     }
@@ -125,7 +124,7 @@ pub async fn run(core: Arc<Core>) {
 pub fn destination(core: &Core) -> Result<Option<RepositoryName>, Failure> {
     let current = core.definitions.current();
     let repositories = &current.fleet.repositories;
-    match (&core.self_backup.to, repositories.len()) {
+    match (&core.config.get().self_backup.to, repositories.len()) {
         (Some(name), _) if repositories.contains_key(name) => Ok(Some(name.clone())),
         (Some(name), 1..) => Err(Failure::new(
             ErrorCode::ReferenceUnknown,

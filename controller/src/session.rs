@@ -121,7 +121,7 @@ impl Session {
             clock: Some(timestamp(self.core.clock.now())),
             controller_version: crate::VERSION.to_owned(),
             acked_fact_seq: self.acked,
-            lease_seconds: self.core.limits.lease_seconds,
+            lease_seconds: self.core.config.get().limits.lease_seconds,
         }
     }
 

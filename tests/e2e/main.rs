@@ -32,6 +32,7 @@ mod policies;
 mod postgres;
 mod prunes;
 mod recover;
+mod reload;
 mod reports;
 mod rest;
 mod retention;

@@ -219,6 +219,22 @@ impl ProcessFleet {
         }
     }
 
+    /// Tells a program to read its configuration anew, as a service manager does.
+    pub fn hang_up(&mut self, program: Program) {
+        match program {
+            Program::Controller => self.controller.signal(Signal::HUP),
+            Program::Agent => self.agent.signal(Signal::HUP),
+        }
+    }
+
+    /// What a program has logged.
+    pub fn log_of(&self, program: Program) -> String {
+        match program {
+            Program::Controller => self.controller.log(),
+            Program::Agent => self.agent.log(),
+        }
+    }
+
     /// Starts a program again that was killed.
     pub fn restart(&mut self, program: Program) {
         let started = start(program, self.dir.path(), &self.places);

@@ -1,5 +1,5 @@
-//! A walk through folders that looks for databases. Everything below a folder is reached from the descriptor of the folder
-//! that it lies in, no link is followed, and no other file system is entered.
+//! A walk through folders that looks for databases. Everything below a folder is reached from the descriptor of the
+//! folder that it lies in, no link is followed, and no other file system is entered.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr};

@@ -113,8 +113,8 @@ async fn writer(
     let defaults = WriteOptions::default();
     let options = WriteOptions {
         level: repository.compression_level,
-        threads: job.worker.config.work_threads.unwrap_or(defaults.threads),
-        verify_encoding: job.worker.config.verify_encoding,
+        threads: job.config.work_threads.unwrap_or(defaults.threads),
+        verify_encoding: job.config.verify_encoding,
         ..defaults
     };
     if !options.verify_encoding {

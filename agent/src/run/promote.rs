@@ -13,7 +13,7 @@ pub(super) async fn run(
     restore: RunId,
     targets: &[RestoredTarget],
 ) -> Result<Outcome, Failure> {
-    job.worker.config.allow.check_restore(&job.assignment.source, &Placement::InPlace)?;
+    job.config.allow.check_restore(&job.assignment.source, &Placement::InPlace)?;
     discard::check_made_here(job, restore, targets)?;
     let hooks = job.hooks(source)?;
     job.context.counters.enter("swapping");

@@ -24,10 +24,10 @@ pub(super) async fn run(
     source: &SourceName,
     placement: &Placement,
 ) -> Result<Outcome, Failure> {
-    let (context, worker) = (job.context, job.worker);
-    worker.config.allow.check_restore(&job.assignment.source, placement)?;
+    let context = job.context;
+    job.config.allow.check_restore(&job.assignment.source, placement)?;
     let hooks = job.hooks(source)?;
-    let order = restore_order(&job.assignment.spec, &worker.config.allow, job.stamp())?;
+    let order = restore_order(&job.assignment.spec, &job.config.allow, job.stamp())?;
     let manifest = job.assignment.manifest.clone().ok_or_else(|| {
         Failure::new(ErrorCode::Unsupported, "the snapshot has no manifest: another program wrote it")
             .at_stake("nothing was restored; its files can be restored by the program that wrote it")

@@ -17,7 +17,7 @@ pub(super) async fn show(call: Call) -> Result<Reply, Failure> {
     let json = |value: serde_json::Result<Value>| {
         value.map_err(|error| Failure::from_error(ErrorCode::Internal, &error))
     };
-    let mut controller = json(serde_json::to_value(&call.rest.config))?;
+    let mut controller = json(serde_json::to_value(&*call.core().config.get()))?;
     let mut fleet = json(serde_json::to_value(&call.core().definitions.current().fleet))?;
     mask(&mut controller);
     mask(&mut fleet);

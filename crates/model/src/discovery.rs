@@ -164,8 +164,8 @@ impl<'a> Definitions<'a> {
         Self { fleet, taken: fleet.sources.keys().map(ToString::to_string).collect() }
     }
 
-    /// A line of `sources:` that protects what was found on the host of an agent; nothing when this version has no engine
-    /// for it.
+    /// A line of `sources:` that protects what was found on the host of an agent; nothing when this version has no
+    /// engine for it.
     pub fn line(&mut self, agent: &AgentName, found: &Found, policy: Option<&PolicyName>) -> Option<String> {
         let policy = policy.map(|name| format!(", policy: {name}")).unwrap_or_default();
         let quoted = |text: &str| serde_json::Value::from(text).to_string();

@@ -3,6 +3,7 @@
 //! The trace context travels in the header `traceparent` (W3C Trace Context), which HTTP and gRPC carry alike.
 
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
@@ -14,10 +15,13 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 /// The variable that sets what is logged, such as `info,holdfast_controller=debug`; it wins over the configuration.
 pub const FILTER_VARIABLE: &str = "HOLDFAST_LOG";
+
+/// Changes what is logged, once logging is set up.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -139,6 +143,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<TelemetryGuard, TelemetryErr
         let own = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
         tracing_opentelemetry::layer().with_tracer(provider.tracer(settings.service)).with_filter(own)
     });
+    let (filter, handle) = reload::Layer::new(filter);
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match settings.format {
         LogFormat::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
@@ -151,7 +156,23 @@ pub fn init(settings: &TelemetrySettings) -> Result<TelemetryGuard, TelemetryErr
         .with(traces)
         .try_init()
         .map_err(TelemetryError::AlreadyInstalled)?;
+    // Whoever was first to set it up is the only one.
+    let _ = FILTER.set(handle);
     Ok(TelemetryGuard { provider })
+}
+
+/// Changes what is logged from now on. Where [`FILTER_VARIABLE`] is set, or nothing was set up, only the text is checked.
+///
+/// # Errors
+/// The filter is not valid; then nothing has changed.
+pub fn set_filter(text: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(text)
+        .map_err(|source| TelemetryError::Filter { filter: text.to_owned(), source })?;
+    if let Some(handle) = FILTER.get().filter(|_| std::env::var_os(FILTER_VARIABLE).is_none()) {
+        // Fails only when the subscriber is gone, and then nothing is logged any more.
+        let _ = handle.reload(filter);
+    }
+    Ok(())
 }
 
 fn trace_provider(settings: &TelemetrySettings, endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
@@ -282,6 +303,11 @@ mod tests {
         };
         let guard = init(&settings).unwrap();
         assert!(matches!(init(&settings), Err(TelemetryError::AlreadyInstalled(_))));
+        assert!(!tracing::enabled!(tracing::Level::DEBUG));
+        set_filter("debug").unwrap();
+        assert!(matches!(set_filter("a=b=c"), Err(TelemetryError::Filter { .. })));
+        assert!(tracing::enabled!(tracing::Level::DEBUG));
+        set_filter("info").unwrap();
         tracing::info_span!("work").in_scope(|| tracing::info!("done"));
         tokio::task::spawn_blocking(move || drop(guard)).await.unwrap();
     }
