@@ -3,6 +3,7 @@
 pub mod check;
 pub mod chunker;
 pub mod config;
+pub mod copy;
 pub mod crypto;
 mod error;
 pub mod extract;

@@ -64,6 +64,11 @@ impl BlobOpener {
         Ok(&self.content)
     }
 
+    /// The blob that was opened last at this place as it is stored: compressed, when it was.
+    pub fn stored(&self, place: &BlobPlace) -> &[u8] {
+        if place.uncompressed_length.is_some() { &self.opened } else { &self.content }
+    }
+
     /// Takes the content of the blob that was opened last, with its buffer.
     pub fn take_content(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.content)
