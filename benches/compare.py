@@ -26,6 +26,7 @@ GOALS = {
     "files restore": ("restic", 1.5),
     "files delta restore": ("restic", 2.0),
     "files check all data": ("restic", 1.4),
+    "files copy": ("restic", 1.0),
     "sqlite full": ("restic", 1.25),
     "stream full": ("restic", 1.7),
     "postgres live dump": ("pg_dump to zstd", 1 / 1.1),
@@ -76,6 +77,15 @@ class Round:
         self.files_restore(tree)
         self.add("files check all data", "restic", self.restic.command("check", "--read-data"))
         self.add_ours("files check all data", self.holdfast.check("tree"))
+        self.files_copy()
+
+    def files_copy(self):
+        """All snapshots into an empty repository with a key of its own."""
+        other = Restic(self.folder / "restic-copy")
+        source = ("--from-repo", self.restic.repository(), "--from-password-file", self.restic.folder / "password")
+        self.add("files copy", "restic", other.command("copy", *source), size=other.repository())
+        self.holdfast.add_repository("tree-copy")
+        self.add_ours("files copy", self.holdfast.copy("tree", "tree-copy"), size="tree-copy")
 
     def files_restore(self, tree):
         theirs, ours = self.folder / "restored-restic", self.folder / "restored-holdfast"

@@ -94,10 +94,13 @@ class Fleet:
         self.processes["agent"].wait(timeout=20)
         self.wait_for(lambda: b"online" not in self.try_cli("agent", "list").stdout, "the end of the agent", of=["controller"])
 
-    def declare(self, name, source):
-        """Makes a repository, and declares a source of the same name that backs up to it."""
+    def add_repository(self, name):
         key = self.folder / "repository.key"
         self.cli("repo", "add", name, "--url", f"file://{self.repository(name)}", "--key-file", key)
+
+    def declare(self, name, source):
+        """Makes a repository, and declares a source of the same name that backs up to it."""
+        self.add_repository(name)
         self.write(f"{name}.yaml", f"api: holdfast/v1\nsources:\n  {name}: {{ agent: bench, to: [{name}], {source} }}\n")
         self.cli("apply", "-f", self.folder / f"{name}.yaml", "--yes")
 
@@ -114,6 +117,9 @@ class Fleet:
 
     def check(self, name):
         return [PROGRAMS / "holdfast", "repo", "check", name, "--read-data", "--wait"]
+
+    def copy(self, name, to):
+        return [PROGRAMS / "holdfast", "repo", "copy", name, to, "--wait"]
 
     # --- helpers
 

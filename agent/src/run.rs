@@ -76,10 +76,12 @@ impl Worker for RunWorker {
                 promote::run(&job, source, *restore, targets).await
             }
             RunSpec::Discard { restore, targets, .. } => discard::run(&job, *restore, targets).await,
-            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => Err(Failure::new(
-                ErrorCode::Unsupported,
-                "an agent does not verify, check or prune repositories",
-            )),
+            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } | RunSpec::Copy { .. } => {
+                Err(Failure::new(
+                    ErrorCode::Unsupported,
+                    "an agent does not verify, check or prune repositories",
+                ))
+            }
         }
     }
 }

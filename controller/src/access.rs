@@ -163,6 +163,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/holdfast.v1.RepositoryService/List", SEE),
     ("/holdfast.v1.RepositoryService/Usage", SEE),
     ("/holdfast.v1.RepositoryService/Prune", DEFINE),
+    ("/holdfast.v1.RepositoryService/Copy", RUN),
     ("/holdfast.v1.AlertService/List", SEE),
     ("/holdfast.v1.AlertService/Show", SEE),
     ("/holdfast.v1.AlertService/Acknowledge", RUN),

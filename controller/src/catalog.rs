@@ -6,7 +6,7 @@ use std::sync::Arc;
 use holdfast_model::ids::{AgentName, MilestoneName, RepositoryName, RunId, SnapshotId, SourceName};
 use holdfast_model::manifest::Manifest;
 use holdfast_model::run::{Run, SnapshotType};
-use holdfast_model::snapshot::{Proof, SnapshotRecord};
+use holdfast_model::snapshot::{Hold, Proof, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::snapshot::SnapshotObject;
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::contents;
 use crate::records::{Batch, Records};
 use crate::repositories::{OpenRepository, repository_failure};
+use crate::store::{Expect, Kind};
 
 /// The tag that every snapshot of ours carries.
 pub const TAG: &str = "holdfast";
@@ -177,7 +178,11 @@ impl Catalog {
                     let manifest = contents::load_manifest(repository, &object).await;
                     let record = describe(id, &repository.name, &object, manifest);
                     let batch = Batch::new("controller", "catalog.add", format!("snapshot/{id}"));
-                    self.records.commit(batch.put_snapshot(&record)).await?;
+                    let mut batch = batch.put_snapshot(&record);
+                    if let Some(original) = record.original {
+                        batch = self.inherit_hold(batch, &record, original).await?;
+                    }
+                    self.records.commit(batch).await?;
                     synced.added += 1;
                 }
                 Err(error) => {
@@ -190,6 +195,21 @@ impl Catalog {
             tracing::info!(repository = %repository.name, ?synced, "catalog synced");
         }
         Ok(synced)
+    }
+
+    /// Places the hold on a snapshot on its copy, too, when there is one.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn inherit_hold(
+        &self,
+        batch: Batch,
+        copy: &SnapshotRecord,
+        of: SnapshotId,
+    ) -> Result<Batch, Failure> {
+        let Some(hold) = self.records.hold(of).await? else { return Ok(batch) };
+        let hold = Hold { snapshot: copy.id, repository: copy.repository.clone(), ..hold.value };
+        Ok(batch.put(Kind::Hold, copy.id.to_string(), &hold, Expect::Any))
     }
 
     /// Takes out what is not among the snapshots that were `present` when they were listed, and is not there now.
@@ -268,6 +288,7 @@ pub fn describe(
         milestone: tags.milestone,
         committed_at: object.time.parse().unwrap_or(Timestamp::UNIX_EPOCH),
         run: tags.run,
+        original: object.original.map(|id| SnapshotId(*id.as_bytes())),
         tree: object.tree.to_string(),
         paths: object.paths.clone(),
         hostname: object.hostname.clone(),
@@ -359,6 +380,53 @@ mod tests {
         assert_eq!(catalog.of_run(&repository, &run).await.unwrap(), None);
         records.commit(Batch::new("test", "test", "test").put_snapshot(&committed)).await.unwrap();
         assert_eq!(catalog.of_run(&repository, &run).await.unwrap(), Some(committed));
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_found_by_its_origin_counts_as_older_and_is_held_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let settings = StoreSettings::new(folder.path());
+        let records = Records::new(EmbeddedStore::open(settings, clock.shared(), &tasks).unwrap());
+        let catalog = Catalog::new(records.clone());
+        let origin = snapshot(1, None, clock.now());
+        // Higher ids: only that they are copies puts them behind.
+        let copies = [2, 3].map(|number| SnapshotRecord {
+            repository: format!("copies-{number}").parse().unwrap(),
+            original: Some(origin.id),
+            ..snapshot(number, None, clock.now())
+        });
+        let hold = Hold {
+            snapshot: origin.id,
+            repository: origin.repository.clone(),
+            reason: "an audit".to_owned(),
+            by: "test".to_owned(),
+            at: clock.now(),
+        };
+        let batch = Batch::new("test", "test", "test").put_snapshot(&origin).put_snapshot(&copies[0]);
+        let batch = batch.put(Kind::Hold, origin.id.to_string(), &hold, Expect::Any);
+        records.commit(batch).await.unwrap();
+        let batch = Batch::new("test", "test", "test").put_snapshot(&copies[1]);
+        let batch = catalog.inherit_hold(batch, &copies[1], origin.id).await.unwrap();
+        records.commit(batch).await.unwrap();
+        let source = "shop".parse().unwrap();
+        assert_eq!(catalog.latest(&source, None, |_| true).await.unwrap(), Some(origin.clone()));
+        let page = records.snapshots_before(Some("shop"), None, 1).await.unwrap();
+        let rest = records.snapshots_before(Some("shop"), Some(&page[0].1), 10).await.unwrap();
+        assert_eq!(rest.iter().map(|(record, _)| record.id.0[1]).collect::<Vec<_>>(), [3, 2]);
+        let all = [&origin, &copies[0], &copies[1]];
+        for one in all {
+            let found = records.copies(one).await.unwrap();
+            assert_eq!(found.iter().collect::<Vec<_>>(), all);
+        }
+        let inherited = records.hold(copies[1].id).await.unwrap().unwrap().value;
+        assert_eq!((inherited.reason, inherited.repository), (hold.reason, copies[1].repository.clone()));
+        let batch = Batch::new("test", "test", "test").delete_snapshot(&origin).delete_snapshot(&copies[0]);
+        records.commit(batch).await.unwrap();
+        // What is left knows its origin, which is gone.
+        assert_eq!(records.copies(&copies[1]).await.unwrap(), [copies[1].clone()]);
+        assert_eq!(records.snapshots_before(Some("shop"), None, 10).await.unwrap().len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::ids::{RepositoryName, SnapshotId};
+use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
 use holdfast_model::restore::CheckOutcome;
 use holdfast_model::run::{LogLevel, LogLine, Run, RunSpec, SnapshotType};
 use holdfast_model::run_state::{Phase, RunEvent};
@@ -14,6 +14,7 @@ use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
 use crate::agents::Agents;
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
+use crate::copy_schedule::Copies;
 use crate::definitions::Definitions;
 use crate::discovery::DiscoveryBook;
 use crate::fleet_folder::FolderState;
@@ -27,7 +28,7 @@ use crate::pki::Authority;
 use crate::records::Records;
 use crate::reload::InForce;
 use crate::repositories::{OpenRepository, Repositories};
-use crate::retention::RetentionQueue;
+use crate::retention::SourceQueue;
 use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
@@ -80,7 +81,9 @@ pub struct Core {
     /// Tells it.
     pub notifier: Notifier,
     /// Sources whose snapshots may be more than their policies keep.
-    pub retention: RetentionQueue,
+    pub retention: SourceQueue,
+    /// Copies that policies ask for.
+    pub copies: Copies,
     /// Orders the placing of holds and the forgetting of snapshots.
     pub holds: tokio::sync::Mutex<()>,
     /// The certificate authority.
@@ -167,6 +170,7 @@ impl Core {
     /// # Errors
     /// When it is unknown whether the run was committing in vain: its repository or the state can not be read.
     pub async fn attempt_failed(&self, run: &Run, failure: Failure) -> Result<FailedAttempt, Failure> {
+        let failure = self.name_copies(run, failure).await?;
         let (attempt, code) = (run.state.attempt, failure.code);
         let is_interruption = retry::is_interruption(failure.code);
         let rest = self.rest_after(run, failure.code);
@@ -185,6 +189,24 @@ impl Core {
             snapshot,
             rest,
         })
+    }
+
+    /// Says of a restore that failed for its repository which copy can be restored instead.
+    async fn name_copies(&self, run: &Run, mut failure: Failure) -> Result<Failure, Failure> {
+        let RunSpec::Restore { source, repository, snapshot, .. } = &run.spec else { return Ok(failure) };
+        // Codes 3xxx are those of repository and storage.
+        if failure.code.number() / 1000 != 3 {
+            return Ok(failure);
+        }
+        let Some(record) = self.records.snapshot(*snapshot).await? else { return Ok(failure) };
+        for copy in self.records.copies(&record).await? {
+            if copy.repository != *repository && copy.proof.damage.is_none() {
+                let (id, of) = (copy.id.short(), &copy.repository);
+                failure =
+                    failure.then(format!("holdfast restore plan {source} --to {id}   # its copy in {of}"));
+            }
+        }
+        Ok(failure)
     }
 
     /// How long after a failure the policy has a run tried again that its schedule began. What somebody asked for fails
@@ -224,6 +246,12 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The snapshots of a source are not what they were: some came, some are held no more.
+    pub fn snapshots_changed(&self, source: &SourceName) {
+        self.retention.wake(source);
+        self.copies.queue.wake(source);
     }
 
     /// Appends lines of the controller's own to the log of a run.

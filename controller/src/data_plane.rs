@@ -211,7 +211,7 @@ impl DataPlane {
             batch = self.hold_milestone(batch, &record, name.as_ref(), &source);
         }
         guard.finish(id, batch).await?;
-        self.core.retention.wake(&source);
+        self.core.snapshots_changed(&source);
         holdfast_runtime::fail_point::hit("controller-after-commit");
         Ok(id)
     }

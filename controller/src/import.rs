@@ -122,7 +122,7 @@ async fn commit(
     let record = describe(id, &repository.name, &object, taken.manifest);
     let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
     core.records.commit(batch.put_snapshot(&record)).await?;
-    record.source.iter().for_each(|source| core.retention.wake(source));
+    record.source.iter().for_each(|source| core.snapshots_changed(source));
     Ok(record)
 }
 

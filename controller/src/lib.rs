@@ -27,6 +27,8 @@ pub mod catalog;
 pub mod config;
 pub mod connection;
 pub mod contents;
+pub mod copy;
+pub mod copy_schedule;
 pub mod core;
 pub mod data_plane;
 pub mod definitions;
@@ -92,6 +94,7 @@ use crate::agents::Agents;
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 pub use crate::config::ControllerConfig;
+use crate::copy_schedule::Copies;
 use crate::core::Core;
 use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
@@ -106,7 +109,7 @@ use crate::records::{Batch, Records, store_failure};
 use crate::reload::InForce;
 use crate::repositories::Repositories;
 use crate::rest::Site;
-use crate::retention::RetentionQueue;
+use crate::retention::SourceQueue;
 use crate::run_lifecycle::RunLifecycle;
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
@@ -259,6 +262,7 @@ impl Controller {
         tasks.spawn("scheduler", OnEnd::Essential, scheduler::run(core.clone()));
         tasks.spawn("reports", OnEnd::Essential, reports::run(core.clone()));
         tasks.spawn("retention", OnEnd::Essential, retention::run(core.clone()));
+        tasks.spawn("copies", OnEnd::Essential, copy_schedule::run(core.clone()));
         tasks.spawn("prune schedule", OnEnd::Essential, prune_schedule::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, http_address, store })
@@ -348,7 +352,8 @@ async fn build(
         alerts: Alerts::load(records.clone()).await?,
         outbox: Outbox::load(records.clone()).await?,
         notifier: Notifier::new(Secrets::from_process(), clock.clone(), config.notifications.clone()),
-        retention: RetentionQueue::default(),
+        retention: SourceQueue::default(),
+        copies: Copies::default(),
         holds: tokio::sync::Mutex::default(),
         authority,
         records,

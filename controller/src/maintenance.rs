@@ -1,4 +1,4 @@
-//! Runs that the controller does itself: checks and prunes of repositories, and verifications of snapshots.
+//! Runs that the controller does itself: checks, prunes and copies of repositories, and verifications of snapshots.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,11 +13,13 @@ use holdfast_model::snapshot::Proof;
 use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
+use holdfast_repository::copy::CopyProgress;
 use holdfast_repository::id::PackId;
 use holdfast_repository::prune::PruneProgress;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::copy::{self, CopyOrder};
 use crate::core::Core;
 use crate::prune;
 use crate::repositories::{OpenRepository, repository_failure};
@@ -37,6 +39,8 @@ pub(crate) struct Done {
     pub(crate) notes: Vec<String>,
     /// The last counters.
     pub(crate) progress: Progress,
+    /// What the findings come to, where it is not that a repository is damaged.
+    pub(crate) failure: Option<Failure>,
 }
 
 /// Performs a run to its end and records how it ended.
@@ -73,7 +77,10 @@ pub async fn perform(core: Arc<Core>, run: Run) {
             note(&core, &run, &done).await;
             let event = match done.findings.first() {
                 None => RunEvent::Finished { attempt, warnings: 0 },
-                Some(first) => RunEvent::Failed(attempt, bad(done.findings.len(), first)),
+                Some(first) => {
+                    let failure = done.failure.unwrap_or_else(|| bad(done.findings.len(), first));
+                    RunEvent::Failed(attempt, failure)
+                }
             };
             let outcome =
                 Outcome { findings: done.findings, progress: Some(done.progress), ..Outcome::default() };
@@ -104,6 +111,8 @@ pub(crate) struct Counters {
     verify: Arc<VerifyProgress>,
     /// Of a prune.
     pub(crate) prune: Arc<PruneProgress>,
+    /// Of a copy.
+    pub(crate) copy: Arc<CopyProgress>,
     stage: Mutex<Option<String>>,
 }
 
@@ -121,9 +130,17 @@ impl Counters {
         Progress {
             stage: self.stage.lock().clone().unwrap_or_else(|| "reading".to_owned()),
             bytes_read: bytes,
-            bytes_done: bytes,
-            bytes_total: load(&self.verify.bytes_total) + load(&self.prune.bytes_total),
-            files_done: load(&self.check.trees) + load(&self.verify.files) + load(&self.prune.trees),
+            bytes_done: bytes + load(&self.copy.file_bytes),
+            bytes_total: load(&self.verify.bytes_total)
+                + load(&self.prune.bytes_total)
+                + load(&self.copy.file_bytes_total),
+            bytes_new: load(&self.copy.content_bytes),
+            bytes_stored: load(&self.copy.stored_bytes),
+            blobs_new: load(&self.copy.data_blobs) + load(&self.copy.tree_blobs),
+            files_done: load(&self.check.trees)
+                + load(&self.verify.files)
+                + load(&self.prune.trees)
+                + load(&self.copy.files),
             ..Progress::default()
         }
     }
@@ -143,6 +160,16 @@ async fn work(
             prune::prune(core, run, (repository, *approved), counters, stop).await
         }
         RunSpec::Verify { repository, snapshot } => verify(core, repository, *snapshot, counters, stop).await,
+        RunSpec::Copy { source, from, to, snapshots, heal } => {
+            let order = CopyOrder {
+                from: from.clone(),
+                to: to.clone(),
+                source: source.clone(),
+                snapshots: snapshots.clone(),
+                heal: *heal,
+            };
+            copy::copy(core, run, order, counters, stop).await
+        }
         other => {
             Err(Failure::new(ErrorCode::Internal, format!("a {} is not for the controller", other.kind())))
         }
@@ -181,7 +208,8 @@ async fn check_repository(
     notes.extend(harmless.iter().map(ToString::to_string));
     let progress =
         Progress { bytes_read: report.bytes_read, files_done: report.files, ..Progress::default() };
-    Ok(Done { findings: harmful.iter().map(ToString::to_string).collect(), notes, progress })
+    let findings = harmful.iter().map(ToString::to_string).collect();
+    Ok(Done { findings, notes, progress, failure: None })
 }
 
 /// An index for one piece of work, in a folder of this name that is not there yet.
@@ -267,5 +295,5 @@ async fn verify(
         files_done: report.files,
         ..Progress::default()
     };
-    Ok(Done { findings: report.findings, notes, progress })
+    Ok(Done { findings: report.findings, notes, progress, failure: None })
 }

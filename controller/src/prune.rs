@@ -143,7 +143,7 @@ pub(crate) async fn prune(
         format!("into the trash: {}", counted(removed, "pack")),
         format!("deleted from the trash: {}; left in it: {}", trash(deleted), trash(left)),
     ];
-    Ok(Done { notes, findings: Vec::new(), progress: counters.now() })
+    Ok(Done { notes, progress: counters.now(), ..Done::default() })
 }
 
 fn needs_approval(name: &RepositoryName, shown: &PlanShown, settings: &PruneSettings) -> Failure {
@@ -280,9 +280,7 @@ impl Job<'_> {
         let active = || -> BTreeSet<(RunId, Attempt)> {
             let runs = self.core.runs.active().into_iter();
             let others = runs.filter(|other| {
-                other.id != run.id
-                    && other.state.phase.is_with_agent()
-                    && other.spec.repository() == Some(name)
+                other.id != run.id && other.state.phase.is_with_agent() && other.spec.uses(name)
             });
             others.map(|other| (other.id, other.state.attempt)).collect()
         };

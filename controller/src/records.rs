@@ -59,6 +59,9 @@ pub struct Answered {
     pub ids: Vec<String>,
 }
 
+/// Copies of one snapshot that are looked at.
+const COPIES_MAX: usize = 1000;
+
 /// What to store together, with the entry of the audit log that says why.
 pub struct Batch {
     inner: store::Batch,
@@ -133,6 +136,12 @@ impl Batch {
             (RunSpec::Prune { .. }, Some(repository)) => {
                 batch.put(Kind::Run, format!("last-prune/{repository}"), &run.ended_at, Expect::Any)
             }
+            // What it stored and no copy needs is garbage.
+            (RunSpec::Copy { .. }, Some(repository))
+                if !matches!(run.state.phase, Phase::Succeeded { .. }) =>
+            {
+                batch.garbage(repository)
+            }
             (RunSpec::Check { read_data, .. }, Some(repository)) if run.is_clean() => {
                 let put = |batch: Self, key: String| batch.put(Kind::Run, key, &run.ended_at, Expect::Any);
                 let batch = put(batch, format!("last-clean-check/{repository}"));
@@ -156,6 +165,14 @@ impl Batch {
         self.put(Kind::Snapshot, snapshot_key(record.id), record, Expect::Any)
             .put(Kind::Snapshot, format!("all/{order}"), &(), Expect::Any)
             .put(Kind::Snapshot, format!("source/{source}/{order}"), &(), Expect::Any)
+            .note_copy(record, |batch, key| batch.put(Kind::Snapshot, key, &(), Expect::Any))
+    }
+
+    fn note_copy(self, record: &SnapshotRecord, note: impl FnOnce(Self, String) -> Self) -> Self {
+        match record.original {
+            Some(original) => note(self, format!("copy/{original}/{}", record.id)),
+            None => self,
+        }
     }
 
     /// Takes a snapshot out of the catalog.
@@ -166,11 +183,13 @@ impl Batch {
         self.delete(Kind::Snapshot, snapshot_key(record.id), Expect::Any)
             .delete(Kind::Snapshot, format!("all/{order}"), Expect::Any)
             .delete(Kind::Snapshot, format!("source/{source}/{order}"), Expect::Any)
+            .note_copy(record, |batch, key| batch.delete(Kind::Snapshot, key, Expect::Any))
             .garbage(&record.repository)
     }
 
     /// Remembers that a repository holds something that no snapshot needs any more.
-    fn garbage(self, repository: &RepositoryName) -> Self {
+    #[must_use]
+    pub fn garbage(self, repository: &RepositoryName) -> Self {
         self.put(Kind::Run, format!("garbage/{repository}"), &(), Expect::Any)
     }
 }
@@ -187,14 +206,16 @@ fn snapshot_key(id: SnapshotId) -> String {
     format!("id/{id}")
 }
 
-/// Sorts by time; hexadecimal digits of fixed width sort like the numbers.
+/// Sorts by time; hexadecimal digits of fixed width sort like the numbers. A copy has the time of its origin, and
+/// counts as older.
 fn order_key(record: &SnapshotRecord) -> String {
-    format!("{}{}", time_key(record.committed_at), record.id)
+    let mark = if record.original.is_some() { "!" } else { "" };
+    format!("{}{mark}/{}", time_key(record.committed_at), record.id)
 }
 
-/// The beginning of the keys of snapshots that were committed at this moment.
+/// The beginning of the keys of snapshots that were committed at this moment, copies first.
 fn time_key(at: Timestamp) -> String {
-    format!("{:016x}/", u64::try_from(at.as_millisecond()).unwrap_or(0))
+    format!("{:016x}", u64::try_from(at.as_millisecond()).unwrap_or(0))
 }
 
 /// A store's error as the failure that callers see.
@@ -363,6 +384,24 @@ impl Records {
     /// When the state can not be read.
     pub async fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>, Failure> {
         Ok(self.get(Kind::Snapshot, &snapshot_key(id)).await?.map(|found| found.value))
+    }
+
+    /// A snapshot and all its copies that the catalog knows, the origin first.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn copies(&self, record: &SnapshotRecord) -> Result<Vec<SnapshotRecord>, Failure> {
+        let origin = record.origin();
+        let mut copies: Vec<SnapshotRecord> = self.snapshot(origin).await?.into_iter().collect();
+        let prefix = format!("copy/{origin}/");
+        for key in self.keys(Kind::Snapshot, Scan { limit: COPIES_MAX, ..Scan::below(&prefix) }).await? {
+            if let Ok(id) = key[prefix.len()..].parse::<SnapshotId>()
+                && id != origin
+            {
+                copies.extend(self.snapshot(id).await?);
+            }
+        }
+        Ok(copies)
     }
 
     /// The snapshot whose id begins so.

@@ -1,6 +1,7 @@
 //! Removes what the policies do not keep. A reconciler: woken by new snapshots and changed definitions, and every hour; each
 //! time it reads the facts again. The plan it carries out is the one that `policy simulate` prints.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// The sources to look at. Clones share them.
 #[derive(Clone, Default)]
-pub struct RetentionQueue {
+pub struct SourceQueue {
     inner: Arc<Waiting>,
 }
 
@@ -40,15 +41,21 @@ struct Waiting {
     turn: tokio::sync::Mutex<()>,
 }
 
-impl RetentionQueue {
+impl SourceQueue {
     /// Something changed for a source.
     pub fn wake(&self, source: &SourceName) {
         self.inner.sources.lock().insert(source.clone());
         self.inner.changed.notify_one();
     }
 
-    fn take(&self) -> BTreeSet<SourceName> {
+    /// Takes them out.
+    pub fn take(&self) -> BTreeSet<SourceName> {
         std::mem::take(&mut *self.inner.sources.lock())
+    }
+
+    /// Completes when there may be one. For one who waits.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.inner.changed.notified()
     }
 }
 
@@ -75,7 +82,10 @@ pub async fn plans(core: &Core, source: &SourceName, policy: &Policy) -> Result<
 }
 
 /// The snapshots of a source by repository, newest first.
-async fn snapshots(
+///
+/// # Errors
+/// When the state can not be read.
+pub async fn snapshots(
     core: &Core,
     source: &SourceName,
 ) -> Result<BTreeMap<RepositoryName, Vec<SnapshotRecord>>, Failure> {
@@ -91,12 +101,18 @@ async fn snapshots(
     }
 }
 
-async fn plan_one(
+/// Plans for snapshots of a source as if they were all that a repository has of it.
+///
+/// # Errors
+/// When the state can not be read, or a storage whose use decides can not be asked.
+pub async fn plan_one(
     core: &Core,
     policy: &Policy,
     repository: RepositoryName,
-    records: Vec<SnapshotRecord>,
+    mut records: Vec<SnapshotRecord>,
 ) -> Result<Retention, Failure> {
+    // In the order of the decisions: the catalog has copies behind others of the same moment.
+    records.sort_by_key(|record| Reverse((record.committed_at, record.id)));
     let mut candidates = Vec::with_capacity(records.len());
     for record in &records {
         let hold = core.records.hold(record.id).await?;
@@ -158,7 +174,7 @@ pub async fn run(core: Arc<Core>) {
         all_due = tokio::select! {
             () = stop.cancelled() => return,
             () = definitions_changed => true,
-            () = queue.inner.changed.notified() => false,
+            () = queue.changed() => false,
             () = core.clock.sleep(wait) => core.clock.monotonic() >= next_all,
         };
     }

@@ -100,7 +100,7 @@ pub async fn publish(
 }
 
 /// Puts packs into an open repository.
-struct OpenSink(Arc<OpenRepository>);
+pub(crate) struct OpenSink(pub(crate) Arc<OpenRepository>);
 
 #[async_trait]
 impl BlobSink for OpenSink {

@@ -1,6 +1,7 @@
 //! How a source stands: what would be lost now, how long a restore takes, when that was last proven, and how that compares
 //! with what its policy promises. One computation for the command line, the metrics, the alerts and the reports.
 
+mod places;
 mod snapshots;
 
 use std::collections::BTreeSet;
@@ -21,10 +22,12 @@ use holdfast_proto::v1;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::policies;
+use crate::copy_schedule;
 use crate::core::Core;
 use crate::health;
 use crate::schedules::Pause;
 
+pub use self::places::{CopyTarget, Place};
 pub use self::snapshots::SnapshotCache;
 
 /// What the state of a source follows from.
@@ -44,6 +47,8 @@ pub struct Facts {
     pub objectives: Objectives,
     /// What its schedule says.
     pub schedule: Option<ScheduleFacts>,
+    /// Where its policy has snapshots copied to.
+    pub copy_to: Vec<CopyTarget>,
     /// Whether it answers, as far as that is known, and how slow it may be.
     pub health: Option<(Health, HealthLimits)>,
 }
@@ -109,6 +114,8 @@ pub struct SourceStanding {
     pub verified_at: Option<Timestamp>,
     /// Repositories that hold a snapshot of it that is not damaged and not older than what is promised.
     pub copies: u32,
+    /// How it stands in each repository, in the order of their names.
+    pub places: Vec<Place>,
     /// Objectives beside what is measured.
     pub objectives: Report,
     /// What it follows from.
@@ -163,6 +170,7 @@ pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -
         copies,
     };
     let objectives = objectives::report(&facts.objectives, &measured, now);
+    let places = places::places(&facts.snapshots, &facts.copy_to, newest_at);
     let (safety, problem, remedy) = verdict(name, source, &facts, newest_at, &objectives, now);
     SourceStanding {
         safety,
@@ -173,6 +181,7 @@ pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -
         proven,
         verified_at,
         copies,
+        places,
         objectives,
         facts,
     }
@@ -251,6 +260,9 @@ fn verdict(
     if let Some((problem, remedy)) = breach(name, facts, objectives) {
         return at_risk(problem, remedy);
     }
+    if let Some((problem, remedy)) = failed_copy(name, facts) {
+        return at_risk(problem, remedy);
+    }
     let Some(schedule) = &facts.schedule else { return (Safety::Protected, String::new(), String::new()) };
     if let Some(pause) = &schedule.pause {
         let until = pause.until.map_or_else(|| "until it is resumed".to_owned(), |at| format!("until {at}"));
@@ -264,6 +276,15 @@ fn verdict(
         return at_risk(problem, format!("holdfast run list --source {name}"));
     }
     (Safety::Protected, String::new(), String::new())
+}
+
+/// A repository that snapshots are to be copied to in vain, with a remedy.
+fn failed_copy(name: &SourceName, facts: &Facts) -> Option<(String, String)> {
+    let (target, failure) =
+        facts.copy_to.iter().find_map(|target| Some((target, target.problem.as_ref()?)))?;
+    let (to, from) = (&target.repository, &newest(facts)?.repository);
+    let remedy = format!("holdfast repo copy {from} {to} --source {name}");
+    Some((format!("its copy to {to} fails: {failure}"), remedy))
 }
 
 /// The first promise that is broken, with a remedy.
@@ -355,6 +376,7 @@ async fn facts(
             .cloned(),
         agent_online: core.sessions.state(&source.agent).is_some(),
         objectives: policy.map(|policy| policy.objectives.clone()).unwrap_or_default(),
+        copy_to: copy_schedule::standing(core, name),
         schedule,
         health: core.health.get(name).map(|health| (health, health::limits_of(&current.fleet, source))),
     })
@@ -428,6 +450,7 @@ pub fn wire(name: &SourceName, source: &Source, standing: &SourceStanding) -> v1
         missed_slots: schedule.map_or(0, |schedule| schedule.missed),
         verified_at: standing.verified_at.map(timestamp),
         health: Some(health_on_wire(facts)),
+        places: standing.places.iter().map(Place::wire).collect(),
     }
 }
 

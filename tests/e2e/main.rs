@@ -9,6 +9,7 @@ mod alerts;
 mod architecture;
 mod clocks;
 mod control;
+mod copies;
 mod deploy;
 mod discovery;
 mod documentation;

@@ -223,6 +223,8 @@ pub enum RepoCommand {
     Usage(RepoNameArgs),
     /// Remove what no snapshot needs any more
     Prune(RepoPruneArgs),
+    /// Copy snapshots into another repository, or heal it from one
+    Copy(RepoCopyArgs),
 }
 
 /// `repo add`
@@ -332,6 +334,45 @@ pub struct RepoPruneArgs {
     pub name: String,
 
     /// Print what would go and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `repo copy`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast repo copy main offsite                     every snapshot that offsite does not have
+  holdfast repo copy main offsite --source pg-main    those of one source
+  holdfast repo copy main offsite --snapshot 1f2e3d4c
+  holdfast repo copy main offsite --dry-run           what would be sent
+  holdfast repo copy offsite main --heal              store again in main what is damaged there
+
+FROM is only read. Only what TO lacks is sent, so that a copy which was interrupted goes on where it was. Each copy is \
+a snapshot of its own: kept by the rules of its policy in TO, held when its origin is, restored and verified by its own \
+id. Policies copy by themselves with copy_to. Exit status: 0 done, 10 something is damaged and was not copied.")]
+pub struct RepoCopyArgs {
+    /// Repository that has the snapshots
+    #[arg(value_name = "FROM")]
+    pub from: String,
+
+    /// Repository that gets them
+    #[arg(value_name = "TO")]
+    pub to: String,
+
+    /// Only the snapshots of this source
+    #[arg(long, value_name = "SOURCE", conflicts_with = "snapshot")]
+    pub source: Option<String>,
+
+    /// Only this snapshot; may be given again
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub snapshot: Vec<String>,
+
+    /// Copy no snapshot: store again in TO what its snapshots lack and FROM has
+    #[arg(long)]
+    pub heal: bool,
+
+    /// Print what would be sent and stop
     #[arg(long)]
     pub dry_run: bool,
 }

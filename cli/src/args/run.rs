@@ -30,6 +30,7 @@ pub enum KindFilter {
     Verify,
     Check,
     Prune,
+    Copy,
 }
 
 impl KindFilter {
@@ -43,6 +44,7 @@ impl KindFilter {
             KindFilter::Verify => "verify",
             KindFilter::Check => "check",
             KindFilter::Prune => "prune",
+            KindFilter::Copy => "copy",
         }
     }
 }

@@ -113,6 +113,8 @@ calls! {
         repository_usage = usage(RepositoryUsageRequest) -> RepositoryUsageResponse;
         /// Plans a prune, or queues one.
         prune_repository = prune(PruneRepositoryRequest) -> PruneRepositoryResponse;
+        /// Plans a copy of snapshots, or queues one.
+        copy_snapshots = copy(CopySnapshotsRequest) -> CopySnapshotsResponse;
     }
     fleet_service_client::FleetServiceClient {
         /// Checks fleet files.

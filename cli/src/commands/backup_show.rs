@@ -12,7 +12,7 @@ use crate::exit_status::ExitStatus;
 use crate::output::text::{count, counted, duration, plain, short_run, short_snapshot, size};
 use crate::output::{Align, Look, OutputFormat, Tone, format};
 use crate::references::SnapshotReference;
-use crate::views::snapshot::{SnapshotView, TreeItemView};
+use crate::views::snapshot::{CopyView, SnapshotView, TreeItemView};
 
 /// How many tables of a database people are shown without `-o wide`.
 const TABLES_SHOWN_MAX: usize = 40;
@@ -30,6 +30,7 @@ pub(super) async fn show(app: &mut App, args: BackupShowArgs) -> CliResult {
     let reply = client.show_snapshot(v1::ShowSnapshotRequest { id }).await?;
     let mut view = SnapshotView::from(reply.snapshot.unwrap_or_default());
     view.manifest = serde_json::from_str(&reply.manifest_json).ok();
+    view.copies = reply.copies.into_iter().map(CopyView::from).collect();
     let wide = app.output.format() == OutputFormat::Wide;
     app.output.show(&view, |look| describe(&view, look, wide))?;
     if let Some(source) = &view.source {
@@ -101,6 +102,11 @@ fn describe(view: &SnapshotView, look: &Look, wide: bool) -> String {
         ("held", view.held_because.as_deref().map(plain).unwrap_or_default()),
         ("paths", plain(&view.paths.join(" "))),
     ]));
+    if view.copies.len() > 1 {
+        text.push_str("  where it is\n");
+        let places = view.copies.iter().map(|copy| place(copy, look));
+        places.for_each(|place| text.push_str(&place));
+    }
     if !view.anomalies.is_empty() {
         text.push_str("  beside the snapshot before\n");
     }
@@ -124,6 +130,17 @@ fn describe(view: &SnapshotView, look: &Look, wide: bool) -> String {
         text.push_str(&unreadable(manifest, look));
     }
     text
+}
+
+/// A line about one of the repositories that have the snapshot.
+fn place(copy: &CopyView, look: &Look) -> String {
+    let held = if copy.held_because.is_some() { ", held" } else { "" };
+    let proven = look.time_or(copy.proven_at, "never proven");
+    let proof = match &copy.damage {
+        Some(damage) => look.palette.bad(&format!("{}: {}", copy.proof, plain(damage))),
+        None => format!("{}, {proven}", copy.proof),
+    };
+    format!("    {:<16} {}   {proof}{held}\n", plain(&copy.repository), short_snapshot(&copy.id))
 }
 
 fn engine(view: &SnapshotView, manifest: Option<&Manifest>) -> String {

@@ -9,13 +9,13 @@ use super::fleet_files::apply_text;
 use super::source_definition::{check, repository_file};
 use super::{details, run};
 use crate::app::App;
-use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand, RepoPruneArgs};
+use crate::args::fleet::{RepoAddArgs, RepoCheckArgs, RepoCommand, RepoCopyArgs, RepoPruneArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::text::{counted, plain, size};
-use crate::output::{Look, format};
-use crate::views::repository::{PrunePlanView, RepositoryView, UsageView};
+use crate::output::{Look, OutputFormat, format};
+use crate::views::repository::{CopyPlanView, PrunePlanView, RepositoryView, UsageView};
 use crate::views::run::RunView;
 
 /// How long a plan may take: it walks through every folder of every snapshot.
@@ -28,6 +28,7 @@ pub(super) async fn repo(app: &mut App, command: RepoCommand) -> CliResult {
         RepoCommand::Check(args) => check_repository(app, args).await,
         RepoCommand::Usage(args) => usage(app, args.name).await,
         RepoCommand::Prune(args) => prune(app, args).await,
+        RepoCommand::Copy(args) => copy(app, args).await,
     }
 }
 
@@ -160,6 +161,55 @@ async fn prune(app: &mut App, args: RepoPruneArgs) -> CliResult {
     }
     let run = run::present(client.prune_repository(request).await?.run)?;
     run::started(app, &client, vec![run]).await
+}
+
+async fn copy(app: &mut App, args: RepoCopyArgs) -> CliResult {
+    let client = app.connect().await?;
+    let mut request = v1::CopySnapshotsRequest {
+        idempotency_key: String::new(),
+        from: args.from,
+        to: args.to,
+        source: args.source.unwrap_or_default(),
+        snapshots: args.snapshot,
+        heal: args.heal,
+        dry_run: args.dry_run,
+    };
+    if args.dry_run {
+        let (from, to) = (request.from.clone(), request.to.clone());
+        let planned = client.patient(PLAN_TIMEOUT).copy_snapshots(request).await?.plan.unwrap_or_default();
+        let plan = CopyPlanView::new(&from, &to, planned);
+        app.output.show(&plan, |look| describe_copy(&plan, look))?;
+        let heal = if args.heal { " --heal" } else { "" };
+        app.output.next(&[format!("holdfast repo copy {from} {to}{heal}")]);
+        return Ok(ExitStatus::Ok);
+    }
+    request.idempotency_key = app.idempotency_key();
+    let run = run::present(client.copy_snapshots(request).await?.run)?;
+    run::started(app, &client, vec![run]).await
+}
+
+fn describe_copy(plan: &CopyPlanView, look: &Look) -> String {
+    let mut lines = vec![
+        (
+            "snapshots",
+            format!("{}, {} are there", counted(plan.snapshots.len() as u64, "snapshot"), plan.already),
+        ),
+        (
+            "sends",
+            format!(
+                "{}, {} of {}",
+                counted(plan.blobs, "blob"),
+                size(plan.stored_bytes),
+                size(plan.content_bytes)
+            ),
+        ),
+    ];
+    lines.extend(plan.concerns.iter().map(|concern| ("found", look.palette.bad(&plain(concern)))));
+    let table = match plan.snapshots.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", format::render(OutputFormat::Table, &plan.snapshots, look)),
+    };
+    format!("copy from {} to {}\n{}{table}", plain(&plan.from), plain(&plan.to), details(&lines))
 }
 
 fn describe_plan(plan: &PrunePlanView) -> String {

@@ -10,10 +10,10 @@ use crate::app::App;
 use crate::args::status::StatusArgs;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
-use crate::output::text::{counted, plain, short_run, short_snapshot, size};
+use crate::output::text::{counted, plain, rough, short_run, short_snapshot, size};
 use crate::output::{Align, Look, Record as _, Tone, format};
 use crate::views::run::RunView;
-use crate::views::status::{ObjectiveView, SourceStatusView};
+use crate::views::status::{ObjectiveView, PlaceView, SourceStatusView};
 
 /// What an empty fleet is told.
 const EMPTY: &str = "nothing is protected: no source is declared
@@ -134,6 +134,26 @@ fn overview(
     text
 }
 
+/// In which repositories it is, when there is more than one, and how far they are behind.
+fn places(status: &SourceStatusView, look: &Look) -> String {
+    if status.places.len() < 2 {
+        return String::new();
+    }
+    let place = |place: &PlaceView| {
+        let text = match (place.behind_seconds, &place.problem) {
+            (None, _) => "nothing yet".to_owned(),
+            (Some(0), None) => "up to date".to_owned(),
+            (Some(seconds), _) => {
+                format!("{} behind", rough(std::time::Duration::from_secs(seconds.unsigned_abs())))
+            }
+        };
+        let kind = if place.is_copy { " (copy)" } else { "" };
+        let text = format!("{}{kind} {text}", plain(&place.repository));
+        if place.problem.is_some() { look.palette.bad(&text) } else { text }
+    };
+    status.places.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
 fn detail(status: &SourceStatusView, look: &Look) -> String {
     let paint = |text: String| match status.tone() {
         Tone::Good => look.palette.good(&text),
@@ -201,6 +221,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
         ("health", plain(&status.health.line())),
         ("size", size(status.logical_bytes)),
         ("newest", snapshot.unwrap_or_default()),
+        ("is in", places(status, look)),
         ("running", run(&status.active_run)),
         ("last backup", run(&status.last_backup)),
         ("problem", status.problem.as_deref().map(plain).unwrap_or_default()),

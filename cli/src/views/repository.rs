@@ -5,6 +5,7 @@ use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::snapshot::SnapshotView;
 use super::{dash, filled, moment};
 use crate::output::text::{count, size};
 use crate::output::{Column, Record, Tone};
@@ -234,5 +235,60 @@ impl Record for PrunePlanView {
 
     fn name(&self) -> String {
         self.repository.clone()
+    }
+}
+
+/// What a copy would do.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CopyPlanView {
+    /// The repository that has the snapshots.
+    pub from: String,
+    /// The repository that gets them.
+    pub to: String,
+    /// Snapshots that would be copied, newest first.
+    pub snapshots: Vec<SnapshotView>,
+    /// Snapshots whose copies are there.
+    pub already: u64,
+    /// Blobs that would be sent.
+    pub blobs: u64,
+    /// Size of their contents.
+    pub content_bytes: u64,
+    /// The same as they are stored.
+    pub stored_bytes: u64,
+    /// What is damaged and would not be copied.
+    pub concerns: Vec<String>,
+}
+
+impl CopyPlanView {
+    /// The plan for a copy between two repositories.
+    pub(crate) fn new(from: &str, to: &str, plan: v1::CopyPlan) -> Self {
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            snapshots: plan.snapshots.into_iter().map(SnapshotView::from).collect(),
+            already: plan.already,
+            blobs: plan.blobs,
+            content_bytes: plan.content_bytes,
+            stored_bytes: plan.stored_bytes,
+            concerns: plan.concerns,
+        }
+    }
+}
+
+impl Record for CopyPlanView {
+    const KIND: &'static str = "CopyPlan";
+
+    fn columns() -> Vec<Column<Self>> {
+        vec![
+            Column::<Self>::left("FROM", |view, _| view.from.clone()),
+            Column::<Self>::left("TO", |view, _| view.to.clone()),
+            Column::<Self>::right("SNAPSHOTS", |view, _| count(view.snapshots.len() as u64)),
+            Column::<Self>::right("ALREADY", |view, _| count(view.already)),
+            Column::<Self>::right("SENDS", |view, _| size(view.stored_bytes)),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.to.clone()
     }
 }

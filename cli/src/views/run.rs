@@ -20,7 +20,7 @@ use crate::output::{Column, Record, Tone};
 pub struct RunView {
     /// Its id.
     pub id: String,
-    /// backup, restore, promote, discard, verify or check.
+    /// backup, restore, promote, discard, verify, check, prune or copy.
     pub kind: String,
     /// queued, assigned, running, committing, succeeded, failed, cancelled or skipped.
     pub phase: String,

@@ -16,6 +16,8 @@ pub(crate) struct SnapshotView {
     pub id: String,
     /// Where it is.
     pub repository: String,
+    /// The snapshot that it is a copy of, which may be gone.
+    pub copy_of: Option<String>,
     /// Whose it is; none when another program wrote it.
     pub source: Option<String>,
     /// Which agent wrote it.
@@ -65,6 +67,39 @@ pub(crate) struct SnapshotView {
     /// What the engine knew at capture; only where one snapshot is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
+    /// The same snapshot in every repository that has it, the first of them first; only where one snapshot is shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyView>,
+}
+
+/// A snapshot in one of the repositories that have it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct CopyView {
+    /// The repository.
+    pub repository: String,
+    /// Its id there.
+    pub id: String,
+    /// damaged, restored, read, checked or uploaded.
+    pub proof: String,
+    /// When that was proven.
+    pub proven_at: Option<Timestamp>,
+    /// What is damaged.
+    pub damage: Option<String>,
+    /// Why it is held there.
+    pub held_because: Option<String>,
+}
+
+impl From<v1::Snapshot> for CopyView {
+    fn from(snapshot: v1::Snapshot) -> Self {
+        Self {
+            repository: snapshot.repository,
+            id: snapshot.id,
+            proof: snapshot.proof,
+            proven_at: moment(snapshot.proven_at),
+            damage: filled(snapshot.damage),
+            held_because: filled(snapshot.held_because),
+        }
+    }
 }
 
 /// Something that looks wrong about the data.
@@ -89,6 +124,7 @@ impl From<v1::Snapshot> for SnapshotView {
         Self {
             id: snapshot.id,
             repository: snapshot.repository,
+            copy_of: filled(snapshot.copy_of),
             source: filled(snapshot.source),
             agent: filled(snapshot.agent),
             engine: filled(snapshot.engine),
@@ -113,6 +149,7 @@ impl From<v1::Snapshot> for SnapshotView {
             hostname: snapshot.hostname,
             paths: snapshot.paths,
             manifest: None,
+            copies: Vec::new(),
         }
     }
 }
@@ -170,6 +207,9 @@ impl Record for SnapshotView {
                 .toned(|snapshot| proof_tone(&snapshot.proof)),
             Column::<Self>::left("KEPT AS", |snapshot, _| snapshot.protection()),
             Column::<Self>::left("REPOSITORY", |snapshot, _| snapshot.repository.clone()),
+            Column::<Self>::left("COPY OF", |snapshot, _| {
+                snapshot.copy_of.as_deref().map_or_else(|| "-".to_owned(), |id| short_snapshot(id).to_owned())
+            }),
             Column::<Self>::left("AGENT", |snapshot, _| dash(snapshot.agent.as_deref())).only_wide(),
             Column::<Self>::left("ENGINE", |snapshot, _| dash(snapshot.engine.as_deref())).only_wide(),
         ]

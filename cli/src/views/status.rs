@@ -64,6 +64,41 @@ pub(crate) struct SourceStatusView {
     pub verified_at: Option<Timestamp>,
     /// Whether the source itself answers.
     pub health: HealthView,
+    /// How it stands in each repository, in the order of their names.
+    pub places: Vec<PlaceView>,
+}
+
+/// How a source stands in one repository.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct PlaceView {
+    /// The repository.
+    pub repository: String,
+    /// Its newest sound snapshot there.
+    pub snapshot_id: Option<String>,
+    /// The moment that it shows.
+    pub captured_at: Option<Timestamp>,
+    /// By how much that is older than the newest of all; null when there is none.
+    pub behind_seconds: Option<i64>,
+    /// Whether its policy has snapshots copied there.
+    pub is_copy: bool,
+    /// damaged, restored, read, checked or uploaded.
+    pub proof: Option<String>,
+    /// Why the last copy failed.
+    pub problem: Option<String>,
+}
+
+impl From<v1::SourcePlace> for PlaceView {
+    fn from(place: v1::SourcePlace) -> Self {
+        Self {
+            repository: place.repository,
+            snapshot_id: filled(place.snapshot_id),
+            captured_at: moment(place.captured_at),
+            behind_seconds: place.behind_seconds,
+            is_copy: place.is_copy,
+            proof: filled(place.proof),
+            problem: filled(place.problem),
+        }
+    }
 }
 
 /// Whether a source answers, and how fast.
@@ -203,6 +238,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             missed_slots: status.missed_slots,
             verified_at: moment(status.verified_at),
             health: status.health.unwrap_or_default().into(),
+            places: status.places.into_iter().map(PlaceView::from).collect(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Repositories: create or open, list, usage, prune.
+//! Repositories: create or open, list, usage, prune, copy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use holdfast_model::ids::RepositoryName;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::run::RunSpec;
 use holdfast_model::{ErrorCode, Failure};
-use holdfast_proto::convert::{parse, timestamp};
+use holdfast_proto::convert::{parse, parse_optional, timestamp};
 use holdfast_proto::v1;
 use holdfast_proto::v1::repository_service_server::RepositoryService;
 use holdfast_repository::format::ObjectKind;
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::runs::{queue_run, queued_before};
 use super::{Repeatable, caller_of, reply};
 use crate::access::Caller;
+use crate::copy::{self, CopyOrder, CopyPlan};
 use crate::core::Core;
 use crate::prune::{self, PlanShown};
 use crate::records::Batch;
@@ -138,10 +139,65 @@ impl RepositoriesApi {
         Ok(v1::PruneRepositoryResponse { plan: None, run: Some((&run).into()) })
     }
 
+    async fn copy_inner(
+        &self,
+        caller: &Caller,
+        request: v1::CopySnapshotsRequest,
+    ) -> Result<v1::CopySnapshotsResponse, Failure> {
+        let order = self.copy_order(&request).await?;
+        if request.dry_run {
+            let plan = copy::plan(&self.core, order).await?;
+            return Ok(v1::CopySnapshotsResponse { plan: Some(copy_message(&plan)), run: None });
+        }
+        let repeatable = Repeatable::new(caller, &request.idempotency_key, &request)?;
+        let run = match queued_before(&self.core, repeatable.as_ref()).await? {
+            Some(run) => run,
+            None => {
+                copy::validate(&self.core, &order).await?;
+                let new = NewRun {
+                    spec: order.spec(),
+                    agent: None,
+                    requested_by: caller.actor(),
+                    traceparent: None,
+                    retry_of: None,
+                    slot: None,
+                };
+                queue_run(&self.core, caller, "run.start", new, repeatable.as_ref()).await?
+            }
+        };
+        Ok(v1::CopySnapshotsResponse { plan: None, run: Some((&run).into()) })
+    }
+
+    async fn copy_order(&self, request: &v1::CopySnapshotsRequest) -> Result<CopyOrder, Failure> {
+        let mut snapshots = Vec::with_capacity(request.snapshots.len());
+        for id in &request.snapshots {
+            snapshots.push(self.core.records.snapshot_by_prefix(id).await?.id);
+        }
+        Ok(CopyOrder {
+            from: self.spec(&request.from)?.0,
+            to: self.spec(&request.to)?.0,
+            source: parse_optional("source", &request.source)?,
+            snapshots,
+            heal: request.heal,
+        })
+    }
+
     fn spec(&self, text: &str) -> Result<(RepositoryName, RepositorySpec), Failure> {
         let name: RepositoryName = parse("name", text)?;
         let spec = self.core.definitions.repository(&name)?;
         Ok((name, spec))
+    }
+}
+
+/// The plan of a copy as it travels.
+fn copy_message(plan: &CopyPlan) -> v1::CopyPlan {
+    v1::CopyPlan {
+        snapshots: plan.snapshots.iter().map(|record| super::snapshots::message(record, None)).collect(),
+        already: plan.already,
+        blobs: plan.sent.data_blobs + plan.sent.tree_blobs,
+        content_bytes: plan.sent.content_bytes,
+        stored_bytes: plan.sent.stored_bytes,
+        concerns: plan.concerns.clone(),
     }
 }
 
@@ -201,6 +257,14 @@ impl RepositoryService for RepositoriesApi {
     ) -> Result<Response<v1::PruneRepositoryResponse>, Status> {
         let caller = caller_of(&request);
         reply(self.prune_inner(&caller, request.into_inner()).await)
+    }
+
+    async fn copy(
+        &self,
+        request: Request<v1::CopySnapshotsRequest>,
+    ) -> Result<Response<v1::CopySnapshotsResponse>, Status> {
+        let caller = caller_of(&request);
+        reply(self.copy_inner(&caller, request.into_inner()).await)
     }
 
     async fn list(

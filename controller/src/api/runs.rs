@@ -130,7 +130,9 @@ impl Runs {
             RunSpec::Restore { agent, .. }
             | RunSpec::Promote { agent, .. }
             | RunSpec::Discard { agent, .. } => Ok(Some(agent.clone())),
-            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => Ok(None),
+            RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } | RunSpec::Copy { .. } => {
+                Ok(None)
+            }
         }
     }
 

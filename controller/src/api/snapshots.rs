@@ -80,6 +80,15 @@ impl Snapshots {
         Ok(message(record, hold.map(|found| found.value.reason)))
     }
 
+    /// A snapshot in all repositories that have it.
+    pub(crate) async fn copies(&self, record: &SnapshotRecord) -> Result<Vec<v1::Snapshot>, Failure> {
+        let mut copies = Vec::new();
+        for copy in self.core.records.copies(record).await? {
+            copies.push(self.describe(&copy).await?);
+        }
+        Ok(copies)
+    }
+
     async fn hold_inner(&self, caller: &Caller, request: v1::HoldRequest) -> Result<v1::Snapshot, Failure> {
         let _turn = self.core.holds.lock().await;
         let record = self.core.records.snapshot_by_prefix(&request.id).await?;
@@ -93,6 +102,7 @@ impl Snapshots {
         let batch =
             Batch::new(caller.actor(), "snapshot.hold", format!("snapshot/{}: {}", record.id, hold.reason));
         self.core.records.commit(batch.put(Kind::Hold, record.id.to_string(), &hold, Expect::Any)).await?;
+        record.source.iter().for_each(|source| self.core.snapshots_changed(source));
         self.describe(&record).await
     }
 
@@ -119,7 +129,7 @@ impl Snapshots {
         let batch = Batch::new(caller.actor(), "snapshot.release", target);
         let batch = batch.delete(Kind::Hold, record.id.to_string(), Expect::Version(hold.version));
         self.core.records.commit(batch).await?;
-        record.source.iter().for_each(|source| self.core.retention.wake(source));
+        record.source.iter().for_each(|source| self.core.snapshots_changed(source));
         self.describe(&record).await
     }
 
@@ -265,6 +275,7 @@ pub fn message(record: &SnapshotRecord, held_because: Option<String>) -> v1::Sna
         hostname: record.hostname.clone(),
         paths: record.paths.clone(),
         anomalies: record.anomalies.iter().map(anomaly).collect(),
+        copy_of: text(record.original.map(|id| id.to_string())),
     }
 }
 
@@ -295,6 +306,7 @@ impl SnapshotService for Snapshots {
         let result = async {
             let record = self.core.records.snapshot_by_prefix(&request.into_inner().id).await?;
             Ok(v1::ShowSnapshotResponse {
+                copies: self.copies(&record).await?,
                 snapshot: Some(self.describe(&record).await?),
                 manifest_json: record.manifest.as_ref().map(document).unwrap_or_default(),
             })

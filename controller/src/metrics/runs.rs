@@ -14,7 +14,8 @@ use crate::core::Core;
 use crate::run_totals::{self, AllTotals, DURATION_BUCKETS, Durations, Subject, Totals};
 
 /// The kinds of run that are about a source.
-const OF_SOURCES: [RunKind; 4] = [RunKind::Backup, RunKind::Restore, RunKind::Promote, RunKind::Discard];
+const OF_SOURCES: [RunKind; 5] =
+    [RunKind::Backup, RunKind::Restore, RunKind::Promote, RunKind::Discard, RunKind::Copy];
 
 pub(super) async fn collect(core: &Arc<Core>, families: &mut Families) -> Result<(), Failure> {
     let totals = run_totals::all(&core.records).await?;
@@ -68,7 +69,7 @@ fn of_sources(core: &Core, totals: &AllTotals, families: &mut Families) {
 fn of_repositories(core: &Core, totals: &AllTotals, families: &mut Families) {
     let none = Totals::default();
     for name in core.definitions.current().fleet.repositories.keys() {
-        for kind in [RunKind::Verify, RunKind::Check] {
+        for kind in [RunKind::Verify, RunKind::Check, RunKind::Prune, RunKind::Copy] {
             let subject = Subject { kind, source: String::new(), repository: name.to_string() };
             let totals = totals.runs.get(&subject).unwrap_or(&none);
             for outcome in Outcome::ALL {

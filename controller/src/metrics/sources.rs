@@ -13,6 +13,7 @@ use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::source::Source;
 
 use super::{Families, number, seconds};
+use crate::copy_schedule;
 use crate::core::Core;
 use crate::source_status::{self, Safety, SourceStanding};
 
@@ -88,7 +89,10 @@ fn of_snapshots(
     snapshots: &[SnapshotRecord],
     families: &mut Families,
 ) {
-    for repository in repositories_of(core, name, source, snapshots) {
+    let copies = copy_schedule::standing(core, name).into_iter().map(|target| target.repository);
+    let repositories: BTreeSet<_> =
+        repositories_of(core, name, source, snapshots).into_iter().chain(copies).collect();
+    for repository in repositories {
         let sound =
             |record: &&SnapshotRecord| record.repository == repository && record.proof.damage.is_none();
         let newest = snapshots.iter().find(sound);

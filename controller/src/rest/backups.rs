@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::reply::Reply;
 use super::request::{Call, PAGE_DEFAULT, PAGE_ITEMS, cursor};
-use super::views::{RunView, SnapshotView};
+use super::views::{CopyView, RunView, SnapshotView};
 use crate::api::runs::{Runs, find_run};
 use crate::api::snapshots::Snapshots;
 
@@ -51,6 +51,7 @@ pub(super) async fn show(call: Call) -> Result<Reply, Failure> {
     let record = call.core().records.snapshot_by_prefix(&call.parameter()).await?;
     let mut view = SnapshotView::from(snapshots.describe(&record).await?);
     view.manifest = record.manifest.as_ref().and_then(|it| serde_json::from_str(&document(it)).ok());
+    view.copies = snapshots.copies(&record).await?.into_iter().map(CopyView::from).collect();
     Ok(Reply::item(view))
 }
 

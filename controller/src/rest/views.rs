@@ -39,6 +39,8 @@ pub(crate) struct SnapshotView {
     id: String,
     /// Where it is.
     repository: String,
+    /// The snapshot that it is a copy of, which may be gone.
+    copy_of: Option<String>,
     /// Whose it is; null when another program wrote it.
     source: Option<String>,
     /// Which agent wrote it.
@@ -88,6 +90,9 @@ pub(crate) struct SnapshotView {
     /// What the engine knew at capture; only where one snapshot is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<Value>,
+    /// The same snapshot in every repository that has it, the first of them first; only where one snapshot is shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) copies: Vec<CopyView>,
 }
 
 /// Something that looks wrong about the data.
@@ -112,6 +117,7 @@ impl From<v1::Snapshot> for SnapshotView {
         Self {
             id: snapshot.id,
             repository: snapshot.repository,
+            copy_of: filled(snapshot.copy_of),
             source: filled(snapshot.source),
             agent: filled(snapshot.agent),
             engine: filled(snapshot.engine),
@@ -136,6 +142,37 @@ impl From<v1::Snapshot> for SnapshotView {
             hostname: snapshot.hostname,
             paths: snapshot.paths,
             manifest: None,
+            copies: Vec::new(),
+        }
+    }
+}
+
+/// A snapshot in one of the repositories that have it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct CopyView {
+    /// The repository.
+    repository: String,
+    /// Its id there.
+    id: String,
+    /// damaged, restored, read, checked or uploaded.
+    proof: String,
+    /// When that was proven.
+    proven_at: Option<Timestamp>,
+    /// What is damaged.
+    damage: Option<String>,
+    /// Why it is held there.
+    held_because: Option<String>,
+}
+
+impl From<v1::Snapshot> for CopyView {
+    fn from(snapshot: v1::Snapshot) -> Self {
+        Self {
+            repository: snapshot.repository,
+            id: snapshot.id,
+            proof: snapshot.proof,
+            proven_at: moment(snapshot.proven_at),
+            damage: filled(snapshot.damage),
+            held_because: filled(snapshot.held_because),
         }
     }
 }
@@ -145,7 +182,7 @@ impl From<v1::Snapshot> for SnapshotView {
 pub(crate) struct RunView {
     /// Its id.
     id: String,
-    /// backup, restore, promote, discard, verify or check.
+    /// backup, restore, promote, discard, verify, check, prune or copy.
     kind: String,
     /// queued, assigned, running, committing, succeeded, failed, cancelled or skipped.
     phase: String,
@@ -330,6 +367,41 @@ pub(crate) struct SourceStatusView {
     verified_at: Option<Timestamp>,
     /// Whether the source itself answers.
     health: SourceHealthView,
+    /// How it stands in each repository, in the order of their names.
+    places: Vec<PlaceView>,
+}
+
+/// How a source stands in one repository.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlaceView {
+    /// The repository.
+    repository: String,
+    /// Its newest sound snapshot there.
+    snapshot_id: Option<String>,
+    /// The moment that it shows.
+    captured_at: Option<Timestamp>,
+    /// By how much that is older than the newest of all; null when there is none.
+    behind_seconds: Option<i64>,
+    /// Whether its policy has snapshots copied there.
+    is_copy: bool,
+    /// damaged, restored, read, checked or uploaded.
+    proof: Option<String>,
+    /// Why the last copy failed.
+    problem: Option<String>,
+}
+
+impl From<v1::SourcePlace> for PlaceView {
+    fn from(place: v1::SourcePlace) -> Self {
+        Self {
+            repository: place.repository,
+            snapshot_id: filled(place.snapshot_id),
+            captured_at: moment(place.captured_at),
+            behind_seconds: place.behind_seconds,
+            is_copy: place.is_copy,
+            proof: filled(place.proof),
+            problem: filled(place.problem),
+        }
+    }
 }
 
 /// Whether a source answers, and how fast.
@@ -411,6 +483,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             missed_slots: status.missed_slots,
             verified_at: moment(status.verified_at),
             health: status.health.unwrap_or_default().into(),
+            places: status.places.into_iter().map(PlaceView::from).collect(),
         }
     }
 }

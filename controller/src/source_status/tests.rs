@@ -27,6 +27,7 @@ fn snapshot(number: u8, repository: &str, minutes: i64) -> SnapshotRecord {
         milestone: None::<MilestoneName>,
         committed_at: minutes_ago(minutes),
         run: None,
+        original: None,
         tree: String::new(),
         paths: Vec::new(),
         hostname: String::new(),
@@ -161,4 +162,42 @@ fn what_is_wrong_now_comes_before_what_is_promised() {
     assert_eq!(found(facts).0, Safety::NotRestorable);
     let facts = Facts { agent_online: false, ..well() };
     assert_eq!(found(facts).1, "agent db1 is not connected");
+}
+
+fn with_copies(behind_minutes: i64, problem: Option<Failure>) -> Facts {
+    let mut copy = snapshot(2, "offsite", 10 + behind_minutes);
+    copy.original = Some(SnapshotId([1; 32]));
+    let target = |name, problem| CopyTarget { repository: RepositoryName::new(name).unwrap(), problem };
+    let mut facts = well();
+    facts.snapshots.push(copy);
+    facts.copy_to = vec![target("offsite", problem), target("vault", None)];
+    facts
+}
+
+#[test]
+fn each_repository_says_how_far_it_is_behind_the_newest_snapshot() {
+    let source: Source =
+        holdfast_model::fleet::read_yaml("test", "agent: db1\nengine: files\npaths: [/srv]\n").unwrap();
+    let name = SourceName::new("pg").unwrap();
+    let mut facts = with_copies(7, None);
+    // A damaged copy is none.
+    let mut damaged = snapshot(3, "vault", 10);
+    damaged.proof.damage = Some("a pack is damaged".to_owned());
+    facts.snapshots.insert(1, damaged);
+    let standing = judge(&name, &source, facts, now());
+    let places: Vec<_> = standing
+        .places
+        .iter()
+        .map(|place| (place.repository.as_str(), place.behind_seconds, place.is_copy))
+        .collect();
+    assert_eq!(places, [("main", Some(0), false), ("offsite", Some(420), true), ("vault", None, true)]);
+    assert_eq!((standing.copies, standing.safety), (2, Safety::Protected));
+}
+
+#[test]
+fn a_copy_that_fails_puts_the_source_at_risk_and_is_named() {
+    let away = Failure::new(ErrorCode::StorageUnreachable, "nobody answers");
+    let problem = "its copy to offsite fails: [HF-3008] nobody answers".to_owned();
+    let remedy = "holdfast repo copy main offsite --source pg".to_owned();
+    assert_eq!(found(with_copies(7, Some(away))), (Safety::AtRisk, problem, remedy));
 }

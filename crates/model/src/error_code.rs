@@ -142,6 +142,8 @@ error_codes! {
     LimitExceeded = 3018, DataBad, Human, "an object is larger than its format allows";
     ExportDamaged = 3019, DataBad, Human, "an exported file is damaged or incomplete";
     StorageFsyncFailed = 3020, Failed, Human, "the storage could not make data durable";
+    CopyIncomplete = 3021, DataBad, Fallback, "some snapshots are damaged and were not copied";
+    HealIncomplete = 3022, DataBad, Human, "not everything that is damaged could be stored again";
     RepositoryDisturbed = 3023, Conflict, Transient, "another program took away what a run relied on";
     // --- 4xxx: controller, runs and sessions
     NotFound = 4001, NotFound, BadInput, "no such object";
@@ -171,6 +173,7 @@ error_codes! {
     HostBusy = 4031, Failed, Transient, "the host of the source stayed too busy";
     TooLateToBegin = 4032, Failed, Transient, "the scheduled run could not begin in time";
     ManagedElsewhere = 4033, Conflict, BadInput, "the definition is managed elsewhere";
+    CopyToItself = 4037, Usage, BadInput, "a repository cannot be copied to itself";
     NotificationFailed = 4050, Failed, Transient, "a notification was not delivered";
     AddressDenied = 4051, Denied, Human, "nothing may be sent to this address";
     // --- 5xxx: agent

@@ -1,4 +1,4 @@
-//! Runs: one execution of a backup, restore, verification, check or prune.
+//! Runs: one execution of a backup, restore, verification, check, prune or copy.
 
 use std::fmt;
 
@@ -132,6 +132,19 @@ pub enum RunSpec {
         /// A person has seen how much goes.
         approved: bool,
     },
+    /// Copy snapshots into another repository. Done by the controller.
+    Copy {
+        /// Whose snapshots; those of all without it.
+        source: Option<SourceName>,
+        /// The repository that has them; it is only read.
+        from: RepositoryName,
+        /// The repository that gets them.
+        to: RepositoryName,
+        /// Only these; without any, all of the source.
+        snapshots: Vec<SnapshotId>,
+        /// Copy nothing: store again what snapshots of the second repository lack and the first has.
+        heal: bool,
+    },
 }
 
 impl RunSpec {
@@ -145,6 +158,7 @@ impl RunSpec {
             RunSpec::Verify { .. } => RunKind::Verify,
             RunSpec::Check { .. } => RunKind::Check,
             RunSpec::Prune { .. } => RunKind::Prune,
+            RunSpec::Copy { .. } => RunKind::Copy,
         }
     }
 
@@ -155,11 +169,12 @@ impl RunSpec {
             | RunSpec::Restore { source, .. }
             | RunSpec::Promote { source, .. }
             | RunSpec::Discard { source, .. } => Some(source),
+            RunSpec::Copy { source, .. } => source.as_ref(),
             RunSpec::Verify { .. } | RunSpec::Check { .. } | RunSpec::Prune { .. } => None,
         }
     }
 
-    /// The repository it reads or writes.
+    /// The repository it reads or writes; of a copy the one that is written.
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
             RunSpec::Backup { repository, .. }
@@ -167,8 +182,15 @@ impl RunSpec {
             | RunSpec::Verify { repository, .. }
             | RunSpec::Check { repository, .. }
             | RunSpec::Prune { repository, .. } => Some(repository),
+            RunSpec::Copy { to, .. } => Some(to),
             RunSpec::Promote { .. } | RunSpec::Discard { .. } => None,
         }
+    }
+
+    /// Whether it reads or writes this repository.
+    pub fn uses(&self, repository: &RepositoryName) -> bool {
+        let reads = matches!(self, RunSpec::Copy { from, .. } if from == repository);
+        reads || self.repository() == Some(repository)
     }
 }
 
@@ -190,17 +212,21 @@ pub enum RunKind {
     Check,
     /// Remove what no snapshot needs any more.
     Prune,
+    /// Copy snapshots into another repository.
+    Copy,
 }
 
 impl RunKind {
     /// All kinds.
-    pub const ALL: [RunKind; 6] = [
+    pub const ALL: [RunKind; 8] = [
         RunKind::Backup,
         RunKind::Restore,
         RunKind::Promote,
         RunKind::Discard,
         RunKind::Verify,
         RunKind::Check,
+        RunKind::Prune,
+        RunKind::Copy,
     ];
 
     /// The word used in output and filters.
@@ -213,18 +239,19 @@ impl RunKind {
             RunKind::Verify => "verify",
             RunKind::Check => "check",
             RunKind::Prune => "prune",
+            RunKind::Copy => "copy",
         }
     }
 
     /// Whether an agent does it; the controller does the others itself.
     pub fn is_for_agent(self) -> bool {
-        !matches!(self, RunKind::Verify | RunKind::Check | RunKind::Prune)
+        !matches!(self, RunKind::Verify | RunKind::Check | RunKind::Prune | RunKind::Copy)
     }
 
     /// Whether the machine may start it over by itself after a lost lease. A restore touches databases: only a person
     /// starts it over.
     pub fn may_restart_itself(self) -> bool {
-        matches!(self, RunKind::Backup | RunKind::Verify | RunKind::Check | RunKind::Prune)
+        !matches!(self, RunKind::Restore | RunKind::Promote | RunKind::Discard)
     }
 }
 

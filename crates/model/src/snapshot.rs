@@ -26,10 +26,13 @@ pub struct SnapshotRecord {
     pub snapshot_type: Option<SnapshotType>,
     /// Its name, when it is a milestone.
     pub milestone: Option<MilestoneName>,
-    /// When it was committed, by the controller's clock.
+    /// When it was committed, by the controller's clock; of a copy, when the snapshot was that it is a copy of.
     pub committed_at: Timestamp,
-    /// The run that made it.
+    /// The run that made it, or the snapshot that it is a copy of.
     pub run: Option<RunId>,
+    /// The snapshot that it is a copy of, which may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<SnapshotId>,
     /// The root of its tree, in hexadecimal digits.
     pub tree: String,
     /// Paths that the snapshot object names.
@@ -56,6 +59,11 @@ pub struct SnapshotRecord {
 }
 
 impl SnapshotRecord {
+    /// What it shares with all its copies: the id of the first of them.
+    pub fn origin(&self) -> SnapshotId {
+        self.original.unwrap_or(self.id)
+    }
+
     /// The moment that it shows: that of the capture, or, when another program wrote it, that of its commit.
     pub fn captured_at(&self) -> Timestamp {
         self.manifest.as_ref().map_or(self.committed_at, |manifest| manifest.captured_at)

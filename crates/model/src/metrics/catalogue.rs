@@ -52,7 +52,7 @@ catalogue! {
     ObjectiveTarget = Gauge "holdfast_objective_target_seconds" ["source", "objective"]
         "What is promised; only promises about time.";
     RecoveryPoint = Gauge "holdfast_recovery_point_timestamp_seconds" ["source", "repository"]
-        "The newest moment that can be restored from a repository; 0 when there is none.";
+        "The newest moment that can be restored from a repository, copies included; 0 when there is none.";
     PotentialLoss = Gauge "holdfast_potential_loss_seconds" ["source"]
         "How much would be lost if the source were lost now; +Inf when nothing can be restored.";
     SourceCopies = Gauge "holdfast_source_copies" ["source"]
@@ -77,8 +77,8 @@ catalogue! {
         "How long that restore took; 0 for never.";
     // --- runs
     Runs = Counter "holdfast_runs_total" ["kind", "source", "repository", "outcome"]
-        "Runs that ended, of checks and verifications by repository, of all others by source; and slots of a schedule that \
-         yielded none (skipped).";
+        "Runs that ended, of checks, verifications, prunes and copies of all sources by repository, of all others by source; \
+         and slots of a schedule that yielded none (skipped).";
     RunBytes = Counter "holdfast_run_bytes_total" ["kind", "source", "direction"]
         "Bytes that runs read from a source or wrote to a restore target (read), and sent to repositories (stored).";
     RunDuration = Histogram "holdfast_run_duration_seconds" ["kind", "outcome"]

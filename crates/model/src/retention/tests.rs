@@ -220,6 +220,7 @@ fn what_the_catalog_knows_becomes_a_candidate() {
         milestone: None,
         committed_at: now(),
         run: None,
+        original: None,
         tree: String::new(),
         paths: Vec::new(),
         hostname: String::new(),

@@ -1,0 +1,163 @@
+//! Copies by programs that are killed, held up and cancelled, and prunes beside them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_model::ErrorCode;
+use holdfast_proto::v1;
+use holdfast_tests::ProcessFleet;
+use holdfast_tests::fleet::Operator;
+use holdfast_tests::process_fleet::{LONG_LEASE, Program, SHORT_LEASE, recovery_limit};
+use holdfast_tests::wait::{PATIENCE, until_async};
+
+use super::{
+    FILES, assert_restic_restores, change, copied_to_offsite, copy_well, declare, offsite_url, request,
+    restic_of, snapshots_in, start,
+};
+
+/// A fleet of processes with a second repository, and a source that was backed up.
+async fn processes(
+    lease: Duration,
+    places: impl IntoIterator<Item = &'static str>,
+) -> (ProcessFleet, PathBuf, Vec<String>) {
+    let fleet = ProcessFleet::start(lease, places).await;
+    let yaml = format!(
+        "repositories:\n  offsite: {{ url: \"{}\", encryption: {{ key: {{ file: {} }} }}, prune: {{ grace: 1s, approve_above: 100% }} }}\n",
+        offsite_url(fleet.path()),
+        fleet.password_file().display()
+    );
+    fleet.apply(&yaml).await.unwrap();
+    let init = v1::InitRepositoryRequest { name: "offsite".to_owned() };
+    fleet.repositories().init(init).await.unwrap();
+    let tree = fleet.path().join("data");
+    change(&tree, 0..FILES, 1);
+    declare(&fleet, &tree, "").await;
+    let mut made = vec![fleet.backup_well("tree", "full").await.snapshot_id];
+    change(&tree, 0..2, 2);
+    made.push(fleet.backup_well("tree", "incremental").await.snapshot_id);
+    (fleet, tree, made)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_may_die_at_every_step_and_sends_nothing_twice() {
+    let places = [
+        "copy-before-pack",
+        "copy-after-pack",
+        "controller-before-index",
+        "controller-after-index",
+        "copy-before-snapshot",
+        "copy-after-snapshot",
+        "copy-after-catalog",
+    ];
+    let (mut fleet, tree, made) = processes(SHORT_LEASE, places).await;
+    let mut newest = made[1].clone();
+    for (round, place) in places.into_iter().enumerate() {
+        let hold = fleet.hold(place);
+        let key =
+            v1::CopySnapshotsRequest { idempotency_key: place.to_owned(), ..request("main", "offsite") };
+        let first = start(&fleet, key.clone()).await.unwrap();
+        fleet.is_held(&hold).await;
+        fleet.kill(Program::Controller);
+        drop(hold);
+        fleet.restart(Program::Controller);
+        let limit = recovery_limit(SHORT_LEASE, Duration::from_secs(1));
+        let found =
+            until_async("the request to be answered", limit, async || start(&fleet, key.clone()).await.ok())
+                .await;
+        assert_eq!(found.id, first.id, "{place}: the same key gave another run");
+        let ended = fleet.ended(&found).await;
+        assert_eq!(ended.phase, "succeeded", "{place}: {ended:?}\n{}", fleet.log(&ended).await);
+        let copies = snapshots_in(&fleet, "offsite").await;
+        assert_eq!(copies.len(), round + 2, "{place}: {copies:?}");
+        assert_eq!(copies[0].copy_of, newest, "{place}");
+        if place == "copy-after-pack" || place == "copy-after-snapshot" {
+            let sent = ended.progress.unwrap().bytes_stored;
+            assert!(sent < 100_000, "{place}: {sent} bytes were sent again");
+        }
+        change(&tree, round % FILES..round % FILES + 1, 100 + round as u64);
+        newest = fleet.backup_well("tree", "incremental").await.snapshot_id;
+    }
+    copy_well(&fleet, "main", "offsite").await;
+    let restic = restic_of(fleet.path(), fleet.password_file());
+    restic.check_all_data();
+    let copy = snapshots_in(&fleet, "offsite").await.remove(0);
+    assert_eq!(copy.copy_of, newest);
+    assert_restic_restores(&restic, &copy.id, &tree, &fleet.path().join("by-restic"));
+    fleet.restic().check_all_data();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_cancelled_leaves_no_snapshot_and_the_next_goes_on() {
+    let (fleet, _, _) = processes(LONG_LEASE, ["copy-after-pack"]).await;
+    let hold = fleet.hold("copy-after-pack");
+    let run = start(&fleet, request("main", "offsite")).await.unwrap();
+    fleet.is_held(&hold).await;
+    let second = start(&fleet, request("main", "offsite")).await.unwrap_err();
+    assert_eq!(second.code, ErrorCode::RunAlreadyActive);
+    fleet.runs().cancel(v1::CancelRunRequest { run_id: run.id.clone() }).await.unwrap();
+    let seen = async || {
+        let found = fleet.runs().get(v1::GetRunRequest { run_id: run.id.clone() }).await.unwrap();
+        (found.into_inner().run.unwrap().intent == "cancel").then_some(())
+    };
+    until_async("the cancel to be known", PATIENCE, seen).await;
+    // It looks once a second.
+    let looked = std::time::Instant::now();
+    until_async("the work to be told", PATIENCE, async || {
+        (looked.elapsed().as_millis() > 1500).then_some(())
+    })
+    .await;
+    drop(hold);
+    let ended = fleet.ended(&run).await;
+    assert_eq!(ended.phase, "cancelled", "{ended:?}");
+    assert_eq!(snapshots_in(&fleet, "offsite").await.len(), 0);
+    copy_well(&fleet, "main", "offsite").await;
+    assert_eq!(snapshots_in(&fleet, "offsite").await.len(), 2);
+    restic_of(fleet.path(), fleet.password_file()).check_all_data();
+}
+
+async fn start_prune(operator: &Operator, name: &str) -> v1::Run {
+    let request = v1::PruneRepositoryRequest {
+        name: name.to_owned(),
+        confirm: name.to_owned(),
+        reason: "a test".to_owned(),
+        ..Default::default()
+    };
+    operator.repositories().prune(request).await.unwrap().into_inner().run.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prunes_of_both_repositories_wait_for_a_copy_that_began_before() {
+    let (fleet, tree, made) = processes(LONG_LEASE, ["copy-before-pack"]).await;
+    let hold = fleet.hold("copy-before-pack");
+    let only = v1::CopySnapshotsRequest { snapshots: vec![made[0].clone()], ..request("main", "offsite") };
+    let copying = start(&fleet, only).await.unwrap();
+    fleet.is_held(&hold).await;
+    // What is copied is forgotten, and would go with the next prune.
+    let forget = v1::ForgetSnapshotsRequest {
+        ids: vec![made[0].clone()],
+        confirm: vec!["tree".to_owned()],
+        reason: "a test".to_owned(),
+        dry_run: false,
+    };
+    fleet.snapshots().forget(forget).await.unwrap();
+    let pruning = start_prune(&fleet, "main").await;
+    let waits = async || {
+        let found = fleet.runs().get(v1::GetRunRequest { run_id: pruning.id.clone() }).await.unwrap();
+        let stage = found.into_inner().run.unwrap().progress.unwrap().stage;
+        (stage == "waiting for 1 run that began before").then_some(())
+    };
+    until_async("the prune to wait", PATIENCE, waits).await;
+    drop(hold);
+    assert_eq!(fleet.ended(&copying).await.phase, "succeeded");
+    assert_eq!(fleet.ended(&pruning).await.phase, "succeeded");
+    assert_eq!(copied_to_offsite(&fleet).await, [made[0].clone()]);
+    let pruned = start_prune(&fleet, "offsite").await;
+    assert_eq!(fleet.ended(&pruned).await.phase, "succeeded");
+    for restic in [restic_of(fleet.path(), fleet.password_file()), fleet.restic()] {
+        restic.check_all_data();
+    }
+    copy_well(&fleet, "main", "offsite").await;
+    let copies = snapshots_in(&fleet, "offsite").await;
+    let restic = restic_of(fleet.path(), fleet.password_file());
+    assert_restic_restores(&restic, &copies[0].id, &tree, &fleet.path().join("by-restic"));
+}
