@@ -94,12 +94,12 @@ struct Job<'a> {
 /// `HF-4001` when one of the repositories, or the source, does not exist, `HF-4037` when both are the same, `HF-3014`
 /// when a snapshot is not in the repository that is read.
 pub async fn validate(core: &Core, order: &CopyOrder) -> Result<(), Failure> {
-    let (from, to) = (core.definitions.repository(&order.from)?, core.definitions.repository(&order.to)?);
-    if order.from == order.to || (&from.url, &from.endpoint) == (&to.url, &to.endpoint) {
-        let message = match order.from == order.to {
-            true => format!("repository {} is named twice", order.from),
-            false => format!("repositories {} and {} are at the same place", order.from, order.to),
-        };
+    for name in [&order.from, &order.to] {
+        core.definitions.repository(name)?;
+    }
+    // Two definitions never have the same place.
+    if order.from == order.to {
+        let message = format!("repository {} is named twice", order.from);
         return Err(Failure::new(ErrorCode::CopyToItself, message).then("holdfast repo list"));
     }
     if let Some(source) = &order.source
@@ -216,6 +216,7 @@ impl<'a> Job<'a> {
     async fn select(&self) -> Result<Selection, Failure> {
         let holder = if self.order.heal { &self.order.to } else { &self.order.from };
         let mut selection = Selection { todo: Vec::new(), already: 0 };
+        let there = self.there().await?;
         let mut origins = BTreeSet::new();
         let mut before: Option<String> = None;
         let source = self.order.source.as_ref().map(|name| name.as_str());
@@ -232,12 +233,23 @@ impl<'a> Job<'a> {
                     selection.todo.push((record, None));
                 } else if origins.insert(record.origin()) {
                     match self.copy_of(&record).await? {
+                        None if there.contains(&record.origin()) || there.contains(&record.id) => {
+                            selection.already += 1;
+                        }
                         Some(copy) if copy.proof.damage.is_none() => selection.already += 1,
                         damaged => selection.todo.push((record, damaged)),
                     }
                 }
             }
         }
+    }
+
+    /// The snapshots of the repository that is written. One that was copied by the means of its storage has the very
+    /// same, which the catalog knows in one of the two only.
+    async fn there(&self) -> Result<BTreeSet<SnapshotId>, Failure> {
+        let ids = self.to.repository().snapshot_ids().await;
+        let ids = ids.map_err(|error| repository_failure(&self.order.to, &error))?;
+        Ok(ids.into_iter().map(|id| SnapshotId(*id.as_bytes())).collect())
     }
 
     /// The copy of a snapshot in the other repository: a sound one, or else a damaged one.

@@ -47,6 +47,8 @@ pub struct Copies {
 #[derive(Debug, Clone, Default)]
 struct Way {
     run: Option<RunId>,
+    /// The newest snapshot that the last run was to copy.
+    asked: Option<SnapshotId>,
     failures: u32,
     rests_until: Option<Instant>,
     problem: Option<Failure>,
@@ -55,6 +57,7 @@ struct Way {
 impl Way {
     fn fail(&mut self, failure: Failure, now: Instant) {
         self.run = None;
+        self.asked = None;
         self.failures = self.failures.saturating_add(1);
         self.rests_until = Some(now + BACKOFF.delay(self.failures, rand::random()));
         self.problem = Some(failure);
@@ -173,7 +176,7 @@ async fn may_begin(core: &Core, source: &SourceName, to: &RepositoryName) -> Res
         core.copies.change(source, to, |way| match run.state.phase {
             Phase::Failed(failure) => way.fail(failure, now),
             Phase::Cancelled => way.fail(cancelled(), now),
-            _ => *way = Way::default(),
+            _ => *way = Way { asked: way.asked, ..Way::default() },
         });
     }
     Ok(core.copies.change(source, to, |way| way.rests_until.is_none_or(|until| until <= now)))
@@ -192,6 +195,11 @@ async fn begin(
         core.copies.change(source, to, |way| *way = Way::default());
         return Ok(());
     };
+    let now = core.clock.monotonic();
+    if core.copies.change(source, to, |way| way.asked == Some(first.id)) {
+        // A run that succeeded found nothing to do for it, as where one repository is a copy of the other's folder.
+        return Ok(());
+    }
     let from = first.repository.clone();
     let here = missing.iter().filter(|record| record.repository == from);
     let snapshots: Vec<SnapshotId> = here.map(|record| record.id).take(SNAPSHOTS_MAX).collect();
@@ -207,10 +215,12 @@ async fn begin(
     };
     let batch = Batch::new("controller", "run.start", target);
     let queued = core.runs.queue(vec![new], batch, |batch, _| batch).await;
-    let now = core.clock.monotonic();
     match queued {
         Ok((runs, _)) => {
-            core.copies.change(source, to, |way| way.run = runs.first().map(|run| run.id));
+            core.copies.change(source, to, |way| {
+                way.run = runs.first().map(|run| run.id);
+                way.asked = Some(first.id);
+            });
             Ok(())
         }
         Err(failure) if matches!(failure.code, ErrorCode::RunAlreadyActive | ErrorCode::QueueFull) => {

@@ -3,6 +3,7 @@
 mod processes;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use holdfast_model::ErrorCode;
 use holdfast_model::Failure;
@@ -144,16 +145,9 @@ async fn a_copy_is_a_snapshot_of_its_own_that_restores_alike_and_a_second_one_se
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_copied_is_refused_exactly() {
-    let (mut fleet, _, made) = fleet_with_two(1).await;
-    let url = format!("file://{}", fleet.repository().display());
-    fleet.add_repository("same", &url, "").await;
+    let (fleet, _, made) = fleet_with_two(1).await;
     let refused = [
         (request("main", "main"), ErrorCode::CopyToItself, "repository main is named twice"),
-        (
-            request("main", "same"),
-            ErrorCode::CopyToItself,
-            "repositories main and same are at the same place",
-        ),
         (request("main", "none"), ErrorCode::NotFound, "there is no repository none"),
         (request("none", "main"), ErrorCode::NotFound, "there is no repository none"),
     ];
@@ -166,6 +160,18 @@ async fn what_can_not_be_copied_is_refused_exactly() {
         v1::CopySnapshotsRequest { snapshots: vec![made[0].clone()], ..request("offsite", "main") };
     let message = format!("repository offsite has no snapshot {}", &made[0][..8]);
     expect_refused(&fleet, elsewhere, ErrorCode::SnapshotUnknown, &message).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_was_copied_as_a_folder_has_the_snapshots_already() {
+    let (mut fleet, _, _) = fleet_with_two(2).await;
+    let clone = fleet.path().join("clone");
+    drop(run(Command::new("cp").arg("-a").arg(fleet.repository()).arg(&clone), PATIENCE).expect_success());
+    fleet.add_repository("clone", &format!("file://{}", clone.display()), "").await;
+    let copied = copy_well(&fleet, "main", "clone").await;
+    assert_eq!(copied.progress.as_ref().unwrap().blobs_new, 0);
+    assert!(fleet.log(&copied).await.contains("0 snapshots copied, 2 were there"));
     fleet.stop().await;
 }
 

@@ -139,6 +139,7 @@ fn the_commands_are_those_that_were_promised() {
     policy simulate
     repo add
     repo check
+    repo copy
     repo list
     repo prune
     repo usage

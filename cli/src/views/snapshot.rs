@@ -16,8 +16,6 @@ pub(crate) struct SnapshotView {
     pub id: String,
     /// Where it is.
     pub repository: String,
-    /// The snapshot that it is a copy of, which may be gone.
-    pub copy_of: Option<String>,
     /// Whose it is; none when another program wrote it.
     pub source: Option<String>,
     /// Which agent wrote it.
@@ -64,6 +62,8 @@ pub(crate) struct SnapshotView {
     pub hostname: String,
     /// Paths that it names.
     pub paths: Vec<String>,
+    /// The snapshot that it is a copy of, which may be gone.
+    pub copy_of: Option<String>,
     /// What the engine knew at capture; only where one snapshot is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,

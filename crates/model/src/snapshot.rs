@@ -82,7 +82,7 @@ pub struct Proof {
     pub restored_at: Option<Timestamp>,
     /// How long that restore took, in milliseconds.
     pub restore_millis: Option<u64>,
-    /// What was found damaged; nothing else can make it whole again than a later check.
+    /// What was found damaged; a later check or a heal takes it back, nothing else.
     pub damage: Option<String>,
 }
 

@@ -268,7 +268,7 @@ impl Copier {
                     self.send_data(&mut waiting)?;
                 }
             }
-            if self.seen_data.len() + self.seen_trees.len() >= SEEN_MAX && self.lost.is_empty() {
+            if self.seen_data.len() + self.seen_trees.len() >= SEEN_MAX {
                 self.forget_seen();
             }
         }

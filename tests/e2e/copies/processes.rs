@@ -95,17 +95,13 @@ async fn a_copy_that_is_cancelled_leaves_no_snapshot_and_the_next_goes_on() {
     let second = start(&fleet, request("main", "offsite")).await.unwrap_err();
     assert_eq!(second.code, ErrorCode::RunAlreadyActive);
     fleet.runs().cancel(v1::CancelRunRequest { run_id: run.id.clone() }).await.unwrap();
-    let seen = async || {
-        let found = fleet.runs().get(v1::GetRunRequest { run_id: run.id.clone() }).await.unwrap();
-        (found.into_inner().run.unwrap().intent == "cancel").then_some(())
-    };
-    until_async("the cancel to be known", PATIENCE, seen).await;
-    // It looks once a second.
-    let looked = std::time::Instant::now();
-    until_async("the work to be told", PATIENCE, async || {
-        (looked.elapsed().as_millis() > 1500).then_some(())
-    })
-    .await;
+    // As it is now, then two signs of life: between those it saw that it shall stop.
+    let watch = v1::WatchRunRequest { run_id: run.id.clone() };
+    let mut changes = fleet.runs().watch(watch).await.unwrap().into_inner();
+    for _ in 0..3 {
+        let change = tokio::time::timeout(PATIENCE, changes.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(change.run.unwrap().intent, "cancel");
+    }
     drop(hold);
     let ended = fleet.ended(&run).await;
     assert_eq!(ended.phase, "cancelled", "{ended:?}");

@@ -33,9 +33,9 @@ fn snapshots() -> Vec<SnapshotView> {
 #[test]
 fn a_table_has_plain_columns() {
     insta::assert_snapshot!(render(OutputFormat::Table, &snapshots(), &look()), @r#"
-    SNAPSHOT  SOURCE  CAPTURED  TYPE             SIZE     ADDED     ROWS  PROOF     KEPT AS                 REPOSITORY
-    3f2a91bc  shop    41m ago   incremental  18.4 MiB  68.4 KiB  100,000  restored  -                       main
-    00aa11bb  -       -         -                 0 B       0 B        -  uploaded  milestone before|after  main
+    SNAPSHOT  SOURCE  CAPTURED  TYPE             SIZE     ADDED     ROWS  PROOF     KEPT AS                 REPOSITORY  COPY OF
+    3f2a91bc  shop    41m ago   incremental  18.4 MiB  68.4 KiB  100,000  restored  -                       main        -
+    00aa11bb  -       -         -                 0 B       0 B        -  uploaded  milestone before|after  main        -
     "#);
 }
 
