@@ -147,7 +147,7 @@ async fn a_copy_is_whole_under_another_key_and_its_origin_is_only_read() {
     let recording = RecordingStore::new(Arc::new(history.fixture.store.clone()));
     let origin = &history.fixture.repository;
     let keys = MasterKey::from_bytes(&origin.keys().to_bytes());
-    let from = Repository::from_keys(Arc::new(recording.clone()), origin.config().clone(), keys);
+    let from = Repository::from_keys(Arc::new(recording.clone()), *origin.config(), keys);
     let to = Fixture::new().await;
     let copying = Copying::new(vec![reader_of(&from).await], &to.repository).await;
     let made = copying.snapshots(&from, &history.snapshots).await;
