@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`ids`], [`error_code`], [`secret`], [`source`], [`repository_spec`], [`units`], [`policy`],
 //! [`fleet`], [`manifest`], [`snapshot`], [`run`], [`run_state`], [`progress`], [`restore`], [`schedule`],
-//! [`retention`], [`objectives`], [`metrics`], [`alert`], [`report`], [`discovery`], [`text`].
+//! [`retention`], [`verification`], [`objectives`], [`metrics`], [`alert`], [`report`], [`discovery`], [`text`].
 
 pub mod alert;
 pub mod data_watch;
@@ -30,5 +30,6 @@ pub mod snapshot;
 pub mod source;
 pub mod text;
 pub mod units;
+pub mod verification;
 
 pub use error_code::{Category, ErrorCode, Failure, Retry};
