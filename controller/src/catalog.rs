@@ -9,6 +9,7 @@ use holdfast_model::run::{Run, SnapshotType};
 use holdfast_model::snapshot::{Hold, Proof, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::snapshot::SnapshotObject;
+use holdfast_runtime::SharedClock;
 use jiff::Timestamp;
 
 use crate::contents;
@@ -23,6 +24,7 @@ pub const TAG: &str = "holdfast";
 #[derive(Clone)]
 pub struct Catalog {
     records: Records,
+    clock: SharedClock,
 }
 
 /// What the tags of a snapshot say.
@@ -87,8 +89,8 @@ pub struct Synced {
 
 impl Catalog {
     /// The catalog in these records.
-    pub fn new(records: Records) -> Self {
-        Self { records }
+    pub fn new(records: Records, clock: SharedClock) -> Self {
+        Self { records, clock }
     }
 
     /// The manifest of a snapshot.
@@ -176,7 +178,8 @@ impl Catalog {
             {
                 Ok(object) => {
                     let manifest = contents::load_manifest(repository, &object).await;
-                    let record = describe(id, &repository.name, &object, manifest);
+                    let mut record = describe(id, &repository.name, &object, manifest);
+                    record.entered_at = Some(self.clock.now());
                     let batch = Batch::new("controller", "catalog.add", format!("snapshot/{id}"));
                     let mut batch = batch.put_snapshot(&record);
                     if let Some(original) = record.original {
@@ -287,6 +290,7 @@ pub fn describe(
         snapshot_type: tags.snapshot_type,
         milestone: tags.milestone,
         committed_at: object.time.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        entered_at: None,
         run: tags.run,
         original: object.original.map(|id| SnapshotId(*id.as_bytes())),
         tree: object.tree.to_string(),
@@ -375,7 +379,7 @@ mod tests {
             ..snapshot(701, Some(run.id), clock.now() + SignedDuration::from_secs(1))
         };
         records.commit(batch.put_snapshot(&copy)).await.unwrap();
-        let catalog = Catalog::new(records.clone());
+        let catalog = Catalog::new(records.clone(), clock.shared());
         let repository = "main".parse().unwrap();
         assert_eq!(catalog.of_run(&repository, &run).await.unwrap(), None);
         records.commit(Batch::new("test", "test", "test").put_snapshot(&committed)).await.unwrap();

@@ -33,6 +33,7 @@ use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::session_registry::SessionRegistry;
+use crate::snapshot_check::NewSnapshots;
 use crate::source_status::SnapshotCache;
 
 /// What the failure of an attempt means for its run.
@@ -84,6 +85,8 @@ pub struct Core {
     pub retention: SourceQueue,
     /// Copies that policies ask for.
     pub copies: Copies,
+    /// Sources that have snapshots which are to be checked.
+    pub new_snapshots: NewSnapshots,
     /// Orders the placing of holds and the forgetting of snapshots.
     pub holds: tokio::sync::Mutex<()>,
     /// The certificate authority.
@@ -252,6 +255,7 @@ impl Core {
     pub fn snapshots_changed(&self, source: &SourceName) {
         self.retention.wake(source);
         self.copies.queue.wake(source);
+        self.new_snapshots.wake(source);
     }
 
     /// Appends lines of the controller's own to the log of a run.

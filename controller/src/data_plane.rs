@@ -231,7 +231,8 @@ impl DataPlane {
         let id = repository.repository().save_snapshot(&object).await;
         let id = SnapshotId(*id.map_err(|error| repository_failure(&repository.name, &error))?.as_bytes());
         holdfast_runtime::fail_point::hit("controller-after-snapshot");
-        Ok(describe(id, &repository.name, &object, Some(manifest)))
+        let record = describe(id, &repository.name, &object, Some(manifest));
+        Ok(SnapshotRecord { entered_at: Some(record.committed_at), ..record })
     }
 
     /// What looks wrong about a new snapshot beside the newest sound one before it in the same repository.

@@ -120,6 +120,7 @@ async fn commit(
     };
     let (id, object) = snapshot_writer::publish(repository, in_use, what, core.clock.now()).await?;
     let record = describe(id, &repository.name, &object, taken.manifest);
+    let record = SnapshotRecord { entered_at: Some(record.committed_at), ..record };
     let batch = Batch::new(caller.actor(), "snapshot.import", format!("snapshot/{id}"));
     core.records.commit(batch.put_snapshot(&record)).await?;
     record.source.iter().for_each(|source| core.snapshots_changed(source));

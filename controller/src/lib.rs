@@ -9,14 +9,14 @@
 //! | what is declared | [`definitions`], [`fleet_changes`], [`fleet_folder`] |
 //! | durable state | [`store`], [`records`], [`agents`], [`run_logs`] |
 //! | schedules | [`schedules`], [`scheduler`] |
-//! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`] |
+//! | runs | [`run_lifecycle`], [`dispatcher`], [`reaper`], [`maintenance`], [`verify`], [`verify_due`], [`verify_schedule`], [`snapshot_check`] |
 //! | alerts | [`alerts`] judges, [`notify`] tells |
 //! | once a day | [`upkeep`] |
 //! | how sources stand | [`source_status`], [`health`], [`doctor`] |
 //! | its own safety | [`self_backup`], [`recover`] |
 //! | metrics, health | [`metrics`] and [`fleet_health`], of what [`run_totals`] counts and all the others know |
 //! | agents | [`session`], [`session_registry`], [`pki`] |
-//! | repositories | [`repositories`], [`repository_index`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
+//! | repositories | [`repositories`], [`repository_index`], [`pack_readings`], [`data_plane`], [`catalog`], [`contents`], [`export`], [`import`] |
 
 pub mod access;
 pub mod agents;
@@ -47,6 +47,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod notify;
 pub mod other_programs;
+pub mod pack_readings;
 pub mod pki;
 pub mod prune;
 pub mod prune_schedule;
@@ -70,11 +71,14 @@ pub mod self_backup;
 pub mod server;
 pub mod session;
 pub mod session_registry;
+pub mod snapshot_check;
 pub mod snapshot_writer;
 pub mod source_status;
 pub mod store;
 pub mod upkeep;
 pub mod verify;
+pub mod verify_due;
+pub mod verify_schedule;
 pub mod work_index;
 
 use std::net::SocketAddr;
@@ -115,6 +119,7 @@ use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::session_registry::SessionRegistry;
+use crate::snapshot_check::NewSnapshots;
 use crate::source_status::SnapshotCache;
 use crate::store::{EmbeddedStore, Expect, Kind, Store, StoreSettings};
 
@@ -264,6 +269,8 @@ impl Controller {
         tasks.spawn("retention", OnEnd::Essential, retention::run(core.clone()));
         tasks.spawn("copies", OnEnd::Essential, copy_schedule::run(core.clone()));
         tasks.spawn("prune schedule", OnEnd::Essential, prune_schedule::run(core.clone()));
+        tasks.spawn("snapshot check", OnEnd::Essential, snapshot_check::run(core.clone()));
+        tasks.spawn("verify schedule", OnEnd::Essential, verify_schedule::run(core.clone()));
         tracing::info!(%address, version = VERSION, "controller started");
         Ok(RunningController { core, shutdown, address, http_address, store })
     }
@@ -340,7 +347,7 @@ async fn build(
         agents: Agents::new(records.clone()),
         definitions: Definitions::load(records.clone()).await?,
         schedules: Schedules::load(records.clone()).await?,
-        catalog: Catalog::new(records.clone()),
+        catalog: Catalog::new(records.clone(), clock.clone()),
         repositories: Repositories::new(
             Secrets::from_process(),
             clock.clone(),
@@ -354,6 +361,7 @@ async fn build(
         notifier: Notifier::new(Secrets::from_process(), clock.clone(), config.notifications.clone()),
         retention: SourceQueue::default(),
         copies: Copies::default(),
+        new_snapshots: NewSnapshots::default(),
         holds: tokio::sync::Mutex::default(),
         authority,
         records,

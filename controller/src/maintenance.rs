@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_model::ids::{RepositoryName, SnapshotId};
@@ -25,6 +25,7 @@ use crate::prune;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::run_lifecycle::Outcome;
 use crate::verify::{VerifyProgress, verify_snapshot};
+use crate::verify_due;
 use crate::work_index::{self, DiskWorkIndex};
 
 /// How often a run that is under way shows a sign of life.
@@ -107,7 +108,10 @@ async fn note(core: &Arc<Core>, run: &Run, done: &Done) {
 /// What a run has done so far.
 #[derive(Default)]
 pub(crate) struct Counters {
-    check: Arc<CheckProgress>,
+    /// Of a check, and of packs that are read because they are due.
+    pub(crate) check: Arc<CheckProgress>,
+    /// Bytes of the packs that are due.
+    pub(crate) due_bytes: AtomicU64,
     verify: Arc<VerifyProgress>,
     /// Of a prune.
     pub(crate) prune: Arc<PruneProgress>,
@@ -124,7 +128,7 @@ impl Counters {
 
     /// The counters.
     pub(crate) fn now(&self) -> Progress {
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let bytes =
             load(&self.check.bytes_read) + load(&self.verify.bytes_read) + load(&self.prune.bytes_read);
         Progress {
@@ -133,6 +137,7 @@ impl Counters {
             bytes_done: bytes + load(&self.copy.file_bytes),
             bytes_total: load(&self.verify.bytes_total)
                 + load(&self.prune.bytes_total)
+                + load(&self.due_bytes)
                 + load(&self.copy.file_bytes_total),
             bytes_new: load(&self.copy.content_bytes),
             bytes_stored: load(&self.copy.stored_bytes),
@@ -153,8 +158,13 @@ async fn work(
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
     match &run.spec {
-        RunSpec::Check { repository, read_data } => {
-            check_repository(core, run, repository, *read_data, counters, stop).await
+        RunSpec::Check { repository, only_due: true, .. } => {
+            verify_due::read_due(core, run, repository, counters, stop).await
+        }
+        RunSpec::Check { repository: name, read_data, .. } => {
+            let repository = core.repository(name).await?;
+            let options = CheckOptions { read_data: *read_data, ..CheckOptions::default() };
+            check_repository(core, run, &repository, options, counters, stop).await
         }
         RunSpec::Prune { repository, approved } => {
             prune::prune(core, run, (repository, *approved), counters, stop).await
@@ -176,24 +186,28 @@ async fn work(
     }
 }
 
-async fn check_repository(
+/// Checks a repository, and remembers what that proved: of packs, of snapshots, and of what is damaged.
+pub(crate) async fn check_repository(
     core: &Arc<Core>,
     run: &Run,
-    name: &RepositoryName,
-    read_data: bool,
+    repository: &Arc<OpenRepository>,
+    options: CheckOptions,
     counters: &Counters,
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let repository = core.repository(name).await?;
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
-    let options = CheckOptions { read_data, doubted: repository.doubted(), ..CheckOptions::default() };
+    let (began, reads_all) = (core.clock.now(), options.read_data && options.only.is_none());
+    let options = CheckOptions { doubted: repository.doubted(), ..options };
     let index = work_index(core, format!("{}-{}", run.id, run.state.attempt)).await?;
     let report = check(repository.repository(), index, options, counters.check.clone(), stop).await;
-    let report = report.map_err(|error| repository_failure(name, &error))?;
-    core.repositories.doubt(&repository, &report.damaged_packs, read_data).await?;
-    core.catalog.sync(&repository).await?;
-    record_proof(core, &repository, &report, read_data).await?;
+    let mut report = report.map_err(|error| repository_failure(&repository.name, &error))?;
+    core.repositories.doubt(repository, &report.damaged_packs, reads_all).await?;
+    core.catalog.sync(repository).await?;
+    verify_due::look(core, repository).await?;
+    verify_due::note(core, repository, std::mem::take(&mut report.sound_packs), began).await?;
+    record_proof(core, repository, &report, reads_all).await?;
+    core.repositories.touched_are_named(&repository.name, &report.damaged_packs).await?;
     let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =
         report.findings.iter().partition(|finding| finding.kind.is_harmful());
     let mut notes = vec![format!(

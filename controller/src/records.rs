@@ -142,7 +142,7 @@ impl Batch {
             {
                 batch.garbage(repository)
             }
-            (RunSpec::Check { read_data, .. }, Some(repository)) if run.is_clean() => {
+            (RunSpec::Check { read_data, only_due: false, .. }, Some(repository)) if run.is_clean() => {
                 let put = |batch: Self, key: String| batch.put(Kind::Run, key, &run.ended_at, Expect::Any);
                 let batch = put(batch, format!("last-clean-check/{repository}"));
                 if *read_data { put(batch, format!("last-clean-read/{repository}")) } else { batch }

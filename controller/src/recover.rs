@@ -148,7 +148,7 @@ impl Recovery<'_> {
         let target = format!("snapshot/{id}");
         self.records.commit(Batch::new("recover", "state.recover", target)).await?;
         let definitions = Definitions::load(self.records.clone()).await?;
-        let catalog = Catalog::new(self.records.clone());
+        let catalog = Catalog::new(self.records.clone(), self.clock.clone());
         let mut synced = Vec::new();
         for (name, spec) in &definitions.current().fleet.repositories {
             let found = async {

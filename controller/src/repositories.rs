@@ -40,6 +40,9 @@ const DAMAGED_PACKS_KEPT_MAX: usize = 50_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct DamagedPacks {
     packs: BTreeSet<PackId>,
+    /// Those of them of which the snapshots that they touch were named.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    named: BTreeSet<PackId>,
     /// When the last of them was found, or the newest snapshot was made, whichever is later.
     found_at: Option<Timestamp>,
 }
@@ -295,11 +298,35 @@ impl Repositories {
             return Ok(());
         }
         let found_at = if is_worse { Some(self.latest_moment(name).await?) } else { known.found_at };
-        let packs = packs.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
+        let packs: BTreeSet<PackId> = packs.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
+        let named = known.named.intersection(&packs).copied().collect();
+        self.put_damaged(name, &DamagedPacks { packs, named, found_at }).await
+    }
+
+    async fn put_damaged(&self, name: &RepositoryName, damaged: &DamagedPacks) -> Result<(), Failure> {
         let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
-        let damaged = DamagedPacks { packs, found_at };
-        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &damaged, Expect::Any)).await?;
+        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), damaged, Expect::Any)).await?;
         Ok(())
+    }
+
+    /// Notes of packs that are not relied on that it was found out which snapshots they touch, if any.
+    ///
+    /// # Errors
+    /// When the state can not be read or written.
+    pub async fn touched_are_named(&self, name: &RepositoryName, packs: &[PackId]) -> Result<(), Failure> {
+        let mut damaged = self.damaged_packs(name).await?;
+        let before = damaged.named.len();
+        let known = packs.iter().filter(|pack| damaged.packs.contains(pack)).copied();
+        damaged.named.extend(known);
+        if damaged.named.len() > before { self.put_damaged(name, &damaged).await } else { Ok(()) }
+    }
+
+    /// The packs of which it is known which snapshots they touch.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn named(&self, name: &RepositoryName) -> Result<IdSet<PackId>, Failure> {
+        Ok(self.damaged_packs(name).await?.named.into_iter().collect())
     }
 
     /// Doubts packs no more that are gone in order: a prune took them away.
@@ -315,9 +342,9 @@ impl Repositories {
         let mut known = self.damaged_packs(name).await?;
         let before = known.packs.len();
         known.packs.retain(|pack| !gone.contains(pack));
+        known.named.retain(|pack| !gone.contains(pack));
         if known.packs.len() < before {
-            let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
-            self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), &known, Expect::Any)).await?;
+            self.put_damaged(name, &known).await?;
         }
         let doubted = repository.doubted().into_iter().filter(|pack| !gone.contains(pack));
         repository.index.doubt_only(doubted.collect());

@@ -20,6 +20,7 @@ use holdfast_repository::storage::StorageErrorKind;
 use holdfast_runtime::{TaskGroup, fail_point};
 use parking_lot::RwLock;
 
+use crate::pack_readings::PackReadings;
 use crate::repositories::{OpenRepository, repository_failure, storage_failure};
 use crate::repository_uses::RepositoryUses;
 use crate::store::blob_index::{
@@ -47,6 +48,8 @@ pub struct RepositoryIndex {
     adopted: tokio::sync::OnceCell<usize>,
     /// The part on disk knows these by numbers, which change when it is built anew.
     unreliable: RwLock<Unreliable>,
+    /// When its packs were last read.
+    pub readings: PackReadings,
     /// What works with the repository and is no run.
     pub uses: RepositoryUses,
     /// Held shared by those who forget snapshots, and alone by a prune from its beginning to its end: what it found to be
@@ -116,6 +119,7 @@ impl RepositoryIndex {
             whole: tokio::sync::RwLock::default(),
             adopted: tokio::sync::OnceCell::new(),
             unreliable: RwLock::default(),
+            readings: PackReadings::open(&folder.join("readings")),
             uses: RepositoryUses::default(),
             removing: Arc::default(),
         })

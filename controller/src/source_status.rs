@@ -382,6 +382,15 @@ async fn facts(
     })
 }
 
+/// The repositories that have sound snapshots of a source among its newest.
+///
+/// # Errors
+/// When the state can not be read.
+pub async fn repositories_of(core: &Core, name: &SourceName) -> Result<BTreeSet<RepositoryName>, Failure> {
+    let snapshots = core.snapshots.get(&core.records, name).await?;
+    Ok(snapshots.records.iter().map(|record| record.repository.clone()).collect())
+}
+
 /// How a source stands now.
 ///
 /// # Errors

@@ -44,3 +44,4 @@ mod snapshots;
 mod sqlite;
 mod tracing;
 mod unattended;
+mod verification;

@@ -260,6 +260,7 @@ fn describe(view: &RepositoryView, look: &Look) -> String {
             ("free", view.free_bytes.map(size).unwrap_or_default()),
             ("trash", if view.trash_bytes > 0 { size(view.trash_bytes) } else { String::new() }),
             ("checked", look.time_or(view.checked_at, "never")),
+            ("read", view.reading.as_ref().map(|reading| reading.describe(look)).unwrap_or_default()),
             ("pruned", look.time_or(view.pruned_at, "never")),
         ])
     )

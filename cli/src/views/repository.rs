@@ -1,14 +1,15 @@
 //! Repositories and what they hold.
 
 use holdfast_model::Failure;
+use holdfast_model::units::Span;
 use holdfast_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::snapshot::SnapshotView;
 use super::{dash, filled, moment};
-use crate::output::text::{count, size};
-use crate::output::{Column, Record, Tone};
+use crate::output::text::{count, counted, size};
+use crate::output::{Column, Look, Record, Tone};
 
 /// One repository.
 #[derive(Debug, Clone, Serialize)]
@@ -39,6 +40,64 @@ pub(crate) struct RepositoryView {
     pub trash_bytes: u64,
     /// When it was last pruned.
     pub pruned_at: Option<Timestamp>,
+    /// How much of it was read again; none while it is not open.
+    pub reading: Option<ReadingView>,
+}
+
+/// How much of the packs of a repository was read in full after it was written.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ReadingView {
+    /// Packs there are.
+    pub packs: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Packs that were read within the time that the policies say; when none says any: ever.
+    pub read_packs: u64,
+    /// Their size.
+    pub read_bytes: u64,
+    /// Packs that were never read.
+    pub unread_packs: u64,
+    /// Since when the pack was not read that was not for longest.
+    pub oldest_at: Option<Timestamp>,
+    /// The time within which the policies have everything read.
+    pub within_seconds: Option<i64>,
+    /// When all will have been read within that time; none when all was.
+    pub complete_at: Option<Timestamp>,
+}
+
+impl From<v1::RepositoryReading> for ReadingView {
+    fn from(reading: v1::RepositoryReading) -> Self {
+        Self {
+            packs: reading.packs,
+            bytes: reading.bytes,
+            read_packs: reading.read_packs,
+            read_bytes: reading.read_bytes,
+            unread_packs: reading.unread_packs,
+            oldest_at: moment(reading.oldest_at),
+            within_seconds: (reading.within_seconds > 0).then_some(reading.within_seconds),
+            complete_at: moment(reading.complete_at),
+        }
+    }
+}
+
+impl ReadingView {
+    /// In words: how much, within which time, when the rest.
+    pub(crate) fn describe(&self, look: &Look) -> String {
+        let percent = (u128::from(self.read_bytes) * 100).checked_div(u128::from(self.bytes)).unwrap_or(0);
+        let (read, all) = (count(self.read_packs), counted(self.packs, "pack"));
+        let mut text = format!("{percent} % of {}, {read} of {all}", size(self.bytes));
+        match self.within_seconds {
+            Some(within) => text.push_str(&format!(", within {}", Span::from_secs(within))),
+            None => text.push_str("; no policy has it read again"),
+        }
+        if let Some(at) = self.complete_at {
+            text.push_str(&format!("; all by {}", look.time_or(Some(at), "-")));
+        }
+        if let Some(at) = self.oldest_at {
+            text.push_str(&format!("; the longest unread since {}", look.time_or(Some(at), "-")));
+        }
+        text
+    }
 }
 
 impl From<v1::Repository> for RepositoryView {
@@ -57,6 +116,7 @@ impl From<v1::Repository> for RepositoryView {
             checked_at: moment(repository.checked_at),
             trash_bytes: repository.trash_bytes,
             pruned_at: moment(repository.pruned_at),
+            reading: repository.reading.map(ReadingView::from),
         }
     }
 }

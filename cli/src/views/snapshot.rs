@@ -50,6 +50,12 @@ pub(crate) struct SnapshotView {
     pub proof: String,
     /// When that was proven.
     pub proven_at: Option<Timestamp>,
+    /// When its structure was checked.
+    pub checked_at: Option<Timestamp>,
+    /// Since when every byte of it was read and opened, in whichever pieces.
+    pub read_at: Option<Timestamp>,
+    /// When it was restored and agreed with its manifest.
+    pub restored_at: Option<Timestamp>,
     /// What is damaged.
     pub damage: Option<String>,
     /// What looks wrong about it beside the snapshot before, the worst first.
@@ -142,6 +148,9 @@ impl From<v1::Snapshot> for SnapshotView {
             unreadable: snapshot.unreadable,
             proof: snapshot.proof,
             proven_at: moment(snapshot.proven_at),
+            checked_at: moment(snapshot.checked_at),
+            read_at: moment(snapshot.read_at),
+            restored_at: moment(snapshot.restored_at),
             damage: filled(snapshot.damage),
             anomalies: snapshot.anomalies.into_iter().map(AnomalyView::from).collect(),
             held_because: filled(snapshot.held_because),

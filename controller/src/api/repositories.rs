@@ -20,8 +20,9 @@ use crate::copy::{self, CopyOrder, CopyPlan};
 use crate::core::Core;
 use crate::prune::{self, PlanShown};
 use crate::records::Batch;
-use crate::repositories::storage_failure;
+use crate::repositories::{OpenRepository, storage_failure};
 use crate::run_lifecycle::NewRun;
+use crate::verify_schedule;
 
 /// The service.
 pub struct RepositoriesApi {
@@ -66,6 +67,7 @@ impl RepositoriesApi {
         for usage in self.usage(name).await? {
             described.snapshots += usage.snapshots;
         }
+        described.reading = Some(self.reading(name, &repository).await?);
         let probe = repository.store().probe().await.map_err(fail)?;
         described.free_bytes = probe.free_bytes.unwrap_or(0);
         described.checked_at = self.core.records.last_clean_check(name).await?.map(timestamp);
@@ -77,6 +79,25 @@ impl RepositoriesApi {
             let here = page.iter().filter(|(record, _)| record.repository == *name);
             described.logical_bytes += here.map(|(record, _)| record.logical_bytes).sum::<u64>();
         }
+    }
+
+    async fn reading(
+        &self,
+        name: &RepositoryName,
+        repository: &OpenRepository,
+    ) -> Result<v1::RepositoryReading, Failure> {
+        let pace = verify_schedule::paces(&self.core).await?.remove(name);
+        let (share, complete_at) = repository.index().readings.share(pace.as_ref(), self.core.clock.now());
+        Ok(v1::RepositoryReading {
+            packs: share.packs,
+            bytes: share.bytes,
+            read_packs: share.read_packs,
+            read_bytes: share.read_bytes,
+            unread_packs: share.unread_packs,
+            oldest_at: share.oldest.map(timestamp),
+            within_seconds: pace.map_or(0, |pace| pace.all_within().secs()),
+            complete_at: complete_at.map(timestamp),
+        })
     }
 
     async fn usage(&self, name: &RepositoryName) -> Result<Vec<v1::SourceUsage>, Failure> {

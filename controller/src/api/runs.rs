@@ -55,7 +55,7 @@ impl Runs {
             v1::start_request::What::Check(check) => {
                 let repository: RepositoryName = parse("repository", &check.repository)?;
                 self.core.definitions.repository(&repository)?;
-                vec![RunSpec::Check { repository, read_data: check.read_data }]
+                vec![RunSpec::Check { repository, read_data: check.read_data, only_due: false }]
             }
         };
         let new: Vec<NewRun> = specs

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_model::Failure;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::metrics::catalogue::Metric;
+use holdfast_model::verification::ReadShare;
 use holdfast_repository::format::ObjectKind;
 use holdfast_runtime::OnEnd;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use super::{Families, flag, number, seconds};
 use crate::core::Core;
 use crate::repositories::storage_failure;
+use crate::verify_schedule;
 
 /// How long what a storage said is taken for true.
 const PROBED_EVERY: Duration = Duration::from_secs(60);
@@ -40,6 +42,7 @@ struct Measure {
     up: Option<bool>,
     free_bytes: Option<u64>,
     stored: Option<Listed>,
+    read: ReadShare,
 }
 
 /// The sum of the sizes of packs: when it was taken, and how many packs there were.
@@ -95,20 +98,23 @@ pub(super) async fn measure(core: &Arc<Core>) {
 struct Answer {
     free_bytes: Option<u64>,
     stored: Listed,
+    read: ReadShare,
 }
 
 async fn ask(core: &Core, name: &RepositoryName, listed: Option<Listed>) -> Result<Answer, Failure> {
     let repository = core.repository(name).await?;
     let fail = |error| storage_failure(name, &error);
     let probe = repository.store().probe().await.map_err(fail)?;
+    let pace = verify_schedule::paces(core).await?.remove(name);
+    let (read, _) = repository.index().readings.share(pace.as_ref(), core.clock.now());
     let now = core.clock.monotonic();
     let (packs, _) = repository.counts();
     let is_new = |listed: &Listed| listed.packs == packs && now.duration_since(listed.at) < LISTED_EVERY;
     if let Some(stored) = listed.filter(is_new) {
-        return Ok(Answer { free_bytes: probe.free_bytes, stored });
+        return Ok(Answer { free_bytes: probe.free_bytes, stored, read });
     }
     let (_, bytes) = repository.stored(ObjectKind::Pack).await?;
-    Ok(Answer { free_bytes: probe.free_bytes, stored: Listed { at: now, packs, bytes } })
+    Ok(Answer { free_bytes: probe.free_bytes, stored: Listed { at: now, packs, bytes }, read })
 }
 
 impl Measures {
@@ -119,6 +125,7 @@ impl Measures {
             if let Some(answer) = answer {
                 measure.free_bytes = answer.free_bytes;
                 measure.stored = Some(answer.stored);
+                measure.read = answer.read;
             }
         }
         self.changed.notify_waiters();
@@ -133,6 +140,8 @@ pub(super) async fn collect(core: &Arc<Core>, families: &mut Families) -> Result
         families.set(Metric::RepositoryUp, &label, flag(measure.up == Some(true)));
         if let Some(stored) = measure.stored {
             families.set(Metric::RepositoryStoredBytes, &label, number(stored.bytes));
+            families.set(Metric::RepositoryReadBytes, &label, number(measure.read.read_bytes));
+            families.set(Metric::RepositoryOldestUnread, &label, seconds(measure.read.oldest));
         }
         if let Some(free) = measure.free_bytes {
             families.set(Metric::RepositoryFreeBytes, &label, number(free));

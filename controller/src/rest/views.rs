@@ -75,6 +75,12 @@ pub(crate) struct SnapshotView {
     proof: String,
     /// When that was proven.
     proven_at: Option<Timestamp>,
+    /// When its structure was checked.
+    checked_at: Option<Timestamp>,
+    /// Since when every byte of it was read and opened, in whichever pieces.
+    read_at: Option<Timestamp>,
+    /// When it was restored and agreed with its manifest.
+    restored_at: Option<Timestamp>,
     /// What is damaged.
     damage: Option<String>,
     /// What looks wrong about it beside the snapshot before, the worst first.
@@ -135,6 +141,9 @@ impl From<v1::Snapshot> for SnapshotView {
             unreadable: snapshot.unreadable,
             proof: snapshot.proof,
             proven_at: moment(snapshot.proven_at),
+            checked_at: moment(snapshot.checked_at),
+            read_at: moment(snapshot.read_at),
+            restored_at: moment(snapshot.restored_at),
             damage: filled(snapshot.damage),
             anomalies: snapshot.anomalies.into_iter().map(AnomalyView::from).collect(),
             held_because: filled(snapshot.held_because),

@@ -26,6 +26,7 @@ fn snapshot(number: u8, repository: &str, minutes: i64) -> SnapshotRecord {
         snapshot_type: Some(SnapshotType::Full),
         milestone: None::<MilestoneName>,
         committed_at: minutes_ago(minutes),
+        entered_at: None,
         run: None,
         original: None,
         tree: String::new(),

@@ -124,6 +124,10 @@ pub enum RunSpec {
         repository: RepositoryName,
         /// Read and open every pack as well.
         read_data: bool,
+        /// Of the packs, only those that the policies have read again now; nothing else is checked then, unless one of
+        /// them turns out to be damaged.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        only_due: bool,
     },
     /// Remove what no snapshot needs any more from a repository. Done by the controller.
     Prune {

@@ -28,6 +28,9 @@ pub struct SnapshotRecord {
     pub milestone: Option<MilestoneName>,
     /// When it was committed, by the controller's clock; of a copy, when the snapshot was that it is a copy of.
     pub committed_at: Timestamp,
+    /// When it was entered into the catalog, so that all packs that it needs were there; missing in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entered_at: Option<Timestamp>,
     /// The run that made it, or the snapshot that it is a copy of.
     pub run: Option<RunId>,
     /// The snapshot that it is a copy of, which may be gone.

@@ -133,14 +133,15 @@ impl Pace {
             (all * i128::from(sample.share.get()) * i128::from(passed)).div_euclid(100 * i128::from(per));
         let is_chosen: std::collections::HashSet<usize> = chosen.iter().copied().collect();
         read += chosen.iter().map(|place| i128::from(packs[*place].bytes)).sum::<i128>();
-        let mut waiting: Vec<(i64, usize)> = packs
+        // Of two that wait equally long, the one that was never read.
+        let mut waiting: Vec<(i64, bool, usize)> = packs
             .iter()
             .enumerate()
             .filter(|(place, _)| !is_chosen.contains(place))
-            .map(|(place, pack)| (pack.waits_since(begun, now), place))
+            .map(|(place, pack)| (pack.waits_since(begun, now), pack.read_at > 0, place))
             .collect();
         waiting.sort_unstable();
-        for (_, place) in waiting {
+        for (_, _, place) in waiting {
             if read >= target {
                 return;
             }
@@ -230,6 +231,11 @@ impl Coverage {
             }
         }
         Self { steps }
+    }
+
+    /// Whether nothing is proven of any snapshot.
+    pub fn is_empty(&self) -> bool {
+        self.steps.first().is_none_or(|(_, oldest)| *oldest == 0)
     }
 
     /// The oldest reading among the packs that a snapshot may need which was entered into the catalog then; nothing while

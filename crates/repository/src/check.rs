@@ -47,6 +47,8 @@ const LOST_BLOBS_KEPT: usize = 100_000;
 pub struct CheckOptions {
     /// Read and open every byte of every pack. Costs the time of reading the whole repository.
     pub read_data: bool,
+    /// With `read_data`: these packs only.
+    pub only: Option<Vec<PackId>>,
     /// Threads that open blobs; the number of cores when missing.
     pub threads: Option<usize>,
     /// Packs that were found damaged before: of a blob that is in another pack too, the other one counts.
@@ -187,6 +189,8 @@ pub struct CheckReport {
     pub findings_total: u64,
     /// Packs that are damaged or missing, or hold a damaged blob, sorted.
     pub damaged_packs: Vec<PackId>,
+    /// Packs that were read whole and in which every byte was right, sorted.
+    pub sound_packs: Vec<PackId>,
 }
 
 impl CheckReport {
@@ -344,6 +348,8 @@ impl Checker {
         let lost = self.lost.into_inner();
         let damaged: BTreeSet<PackId> = lost.packs.union(&lost.packs_of_blobs).copied().collect();
         report.damaged_packs = damaged.into_iter().collect();
+        report.sound_packs.retain(|pack| report.damaged_packs.binary_search(pack).is_err());
+        report.sound_packs.sort_unstable();
         report.trees = self.progress.trees.load(Ordering::Relaxed);
         report.packs_read = self.progress.packs_read.load(Ordering::Relaxed);
         report.bytes_read = self.progress.bytes_read.load(Ordering::Relaxed);

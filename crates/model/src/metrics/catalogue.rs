@@ -100,6 +100,11 @@ catalogue! {
         "Bytes that its storage can still take; absent where the storage does not say.";
     VerifyLastSuccess = Gauge "holdfast_verify_last_success_timestamp_seconds" ["repository", "level"]
         "When a check (metadata), one of all data (full) or of a snapshot (snapshot) last found nothing; 0 for never.";
+    RepositoryReadBytes = Gauge "holdfast_repository_read_bytes" ["repository"]
+        "Bytes of its packs that were read again within the time that policies say, or ever when none does; absent until \
+         its packs were first listed.";
+    RepositoryOldestUnread = Gauge "holdfast_repository_oldest_unread_timestamp_seconds" ["repository"]
+        "Since when the pack was not read that was not for longest; absent until packs were first listed, 0 for no pack.";
     CorruptObjects = Gauge "holdfast_corrupt_objects" ["repository"]
         "Packs known to be damaged or gone.";
     // --- agents, controller

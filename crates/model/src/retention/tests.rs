@@ -219,6 +219,7 @@ fn what_the_catalog_knows_becomes_a_candidate() {
         snapshot_type: None,
         milestone: None,
         committed_at: now(),
+        entered_at: None,
         run: None,
         original: None,
         tree: String::new(),

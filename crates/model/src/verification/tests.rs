@@ -63,6 +63,13 @@ fn what_a_backup_stored_is_read_back_in_a_quarter_of_the_time_and_what_may_be_ne
 }
 
 #[test]
+fn a_sample_takes_first_what_was_never_read() {
+    let pace = pace(None, Some("50%/day"));
+    let packs = [pack(1000, 0, START), pack(1000, 0, 0), pack(1000, 0, 0)];
+    assert_eq!(pace.due(&packs, at(START), at(START + 2 * DAY - 1)), [1, 2]);
+}
+
+#[test]
 fn a_snapshot_is_read_when_the_oldest_reading_of_what_it_may_need_was() {
     let packs = [pack(1, 0, 500), pack(1, 100, 400), pack(1, 200, 600), pack(1, 300, 0)];
     let coverage = Coverage::of(&packs);

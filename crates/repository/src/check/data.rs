@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{Checker, FindingKind, FindingObject, kind_of, reason};
 use crate::error::RepositoryError;
 use crate::format::{ObjectName, PACK_BYTES_MAX};
-use crate::id::{BlobId, PackId};
+use crate::id::{BlobId, IdSet, PackId};
 use crate::pack::PackEntry;
 use crate::pack_list::{Packs, StoredPack};
 use crate::reader::plan::READ_BYTES_MAX;
@@ -151,14 +151,18 @@ fn ranges_of(entries: &[PackEntry], size: u64) -> Vec<PackRange> {
 }
 
 impl Checker {
-    /// Reads all packs whole, on all cores.
+    /// Reads all packs whole, or those that were asked for, on all cores.
     pub(super) fn check_data(&self, packs: &Packs) -> Result<(), RepositoryError> {
+        let only = self.options.only.as_ref().map(|only| only.iter().copied().collect::<IdSet<PackId>>());
+        let is_wanted = |pack: &StoredPack| only.as_ref().is_none_or(|only| only.contains(&pack.id));
         let next = AtomicUsize::new(0);
         let verify_some = || {
             let mut opener = BlobOpener::new(Arc::clone(self.repository.sealer()))?;
             while let Some(pack) = packs.stored().get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.cancelled()?;
-                self.check_pack(&mut opener, pack)?;
+                if is_wanted(pack) {
+                    self.check_pack(&mut opener, pack)?;
+                }
             }
             Ok(())
         };
@@ -184,7 +188,13 @@ impl Checker {
         };
         self.progress.packs_read.fetch_add(1, Ordering::Relaxed);
         self.progress.bytes_read.fetch_add(verdict.bytes, Ordering::Relaxed);
-        self.report.lock().blobs_read += verdict.blobs;
+        {
+            let mut report = self.report.lock();
+            report.blobs_read += verdict.blobs;
+            if verdict.is_sound() {
+                report.sound_packs.push(pack.id);
+            }
+        }
         if let Some(damage) = &verdict.damage {
             self.find(FindingKind::Damaged, object, damage.as_str());
             self.lost.lock().packs.insert(pack.id);

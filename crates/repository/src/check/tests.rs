@@ -355,3 +355,25 @@ async fn a_cancelled_check_ends() {
         .unwrap_err();
     assert_eq!(error.code(), ErrorCode::RunCancelled);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_some_packs_reads_those_and_says_which_are_sound() {
+    let written = Written::new().await;
+    let (folder, repository) = written.copy();
+    let packs = written.files(ObjectKind::Pack).await;
+    let ids: Vec<PackId> =
+        packs.iter().map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
+    let inner = packs[0].strip_prefix(written.restic.path()).unwrap();
+    damage(&folder.path().join("copy").join(inner), Damage::Flip, 40);
+    let read = async |only: Vec<PackId>| {
+        let options = CheckOptions { read_data: true, only: Some(only), ..CheckOptions::default() };
+        check(&repository, index(), options, Arc::default(), &CancellationToken::new()).await.unwrap()
+    };
+    let others = read(ids[1..].to_vec()).await;
+    assert_eq!((others.packs_read, others.damaged_packs), (others.packs - 1, Vec::new()));
+    let mut sound = ids[1..].to_vec();
+    sound.sort_unstable();
+    assert_eq!(others.sound_packs, sound);
+    let one = read(vec![ids[0]]).await;
+    assert_eq!((one.packs_read, one.damaged_packs, one.sound_packs), (1, vec![ids[0]], Vec::new()));
+}

@@ -1,0 +1,387 @@
+//! Checks the structure of new snapshots: every folder opens, every blob of every file is known and where the index says,
+//! and the packs are there and as long as they say themselves. A reconciler: woken by commits, and at the start for what an
+//! earlier process left; each time it reads from the catalog what is not checked yet.
+//!
+//! What a snapshot has in common with the one before it was checked with that one: folders and files with the same
+//! contents are passed over. Nothing waits for it, least of all the next backup.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use holdfast_model::ids::SourceName;
+use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::{ErrorCode, Failure};
+use holdfast_repository::RepositoryError;
+use holdfast_repository::format::ObjectName;
+use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
+use holdfast_repository::reader::{BlobPlace, BlobReader, LOCATE_BATCH};
+use holdfast_repository::tree::{NodeType, Tree};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::contents;
+use crate::core::Core;
+use crate::repositories::{OpenRepository, repository_failure};
+
+/// How soon it comes back to a source whose repository did not answer.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Sources whose snapshots are checked at the same time.
+const SOURCES_AT_ONCE: usize = 2;
+/// Snapshots of a source that are looked at: of more that are unchecked, the older ones stay so.
+const SNAPSHOTS_LOOKED_AT: usize = 20;
+/// Folders that are opened together, and how much of their text.
+const TREES_AT_ONCE: usize = 256;
+const TREE_BYTES_AT_ONCE: u64 = 8 << 20;
+/// Folders that are remembered as seen, 38 bytes each. After so many it begins anew: one may be opened twice.
+const SEEN_MAX: usize = 450_000;
+/// Requests in flight.
+const READS_IN_FLIGHT: usize = 8;
+/// Findings that are kept.
+const FINDINGS_MAX: usize = 100;
+
+/// The sources that have new snapshots. Clones share them.
+#[derive(Clone, Default)]
+pub struct NewSnapshots {
+    inner: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    sources: Mutex<BTreeSet<SourceName>>,
+    changed: Notify,
+}
+
+impl NewSnapshots {
+    /// A source has a new snapshot.
+    pub fn wake(&self, source: &SourceName) {
+        self.inner.sources.lock().insert(source.clone());
+        self.inner.changed.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<SourceName> {
+        std::mem::take(&mut *self.inner.sources.lock())
+    }
+}
+
+/// Runs until the controller stops.
+pub async fn run(core: Arc<Core>) {
+    let stop = core.tasks.token().clone();
+    let queue = core.new_snapshots.clone();
+    core.definitions.current().fleet.sources.keys().for_each(|source| queue.wake(source));
+    loop {
+        let failed: Vec<SourceName> = futures::stream::iter(queue.take())
+            .map(|source| check_new(&core, source, &stop))
+            .buffer_unordered(SOURCES_AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        let again = !failed.is_empty();
+        queue.inner.sources.lock().extend(failed);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = queue.inner.changed.notified() => {}
+            () = core.clock.sleep(AGAIN), if again => {}
+        }
+    }
+}
+
+/// Checks the new snapshots of a source, the oldest first; gives the source back when that could not be done.
+async fn check_new(core: &Arc<Core>, source: SourceName, stop: &CancellationToken) -> Option<SourceName> {
+    let done = async {
+        for record in unchecked(core, &source).await? {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            check_snapshot(core, &source, &record, stop).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    let failure = done.await.err().filter(|_| !stop.is_cancelled())?;
+    tracing::warn!(%source, %failure, "its new snapshot could not be checked");
+    Some(source)
+}
+
+/// The snapshots of a source that are newer than the last that was checked in their repository, oldest first.
+async fn unchecked(core: &Core, source: &SourceName) -> Result<Vec<SnapshotRecord>, Failure> {
+    let Ok(definition) = core.definitions.source(source) else { return Ok(Vec::new()) };
+    let is_wanted =
+        core.definitions.policy_of(&definition).is_some_and(|(_, policy)| policy.verify.after_backup);
+    if !is_wanted {
+        return Ok(Vec::new());
+    }
+    let newest = core.records.snapshots_before(Some(source.as_str()), None, SNAPSHOTS_LOOKED_AT).await?;
+    let mut reached = BTreeSet::new();
+    let mut unchecked = Vec::new();
+    for (record, _) in newest {
+        if reached.contains(&record.repository) {
+            continue;
+        }
+        if record.proof.checked_at.is_some() || record.proof.damage.is_some() {
+            reached.insert(record.repository);
+        } else {
+            unchecked.push(record);
+        }
+    }
+    unchecked.reverse();
+    Ok(unchecked)
+}
+
+async fn check_snapshot(
+    core: &Arc<Core>,
+    source: &SourceName,
+    record: &SnapshotRecord,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let repository = core.repository(&record.repository).await?;
+    // What is found must not go before it was looked at.
+    let _use = repository.index().uses.begin();
+    if core.records.snapshot(record.id).await?.is_none() {
+        return Ok(());
+    }
+    let root = |record: &SnapshotRecord| -> Result<BlobId, Failure> {
+        record.tree.parse().map_err(|error| Failure::from_error(ErrorCode::StateDamaged, &error))
+    };
+    let relied_on = core.repositories.relies_on(&record.repository).await?;
+    let is_base = |other: &SnapshotRecord| {
+        other.id != record.id && other.proof.checked_at.is_some() && relied_on(other)
+    };
+    let base = core.catalog.latest(source, Some(&record.repository), is_base).await?;
+    let base = base.as_ref().map(root).transpose()?;
+    let check = StructureCheck {
+        reader: contents::reader(&repository),
+        doubted: repository.doubted().into_iter().collect(),
+        repository: repository.clone(),
+        packs: IdSet::default(),
+        found: Found::default(),
+    };
+    let (root, handle, stop) = (root(record)?, Handle::current(), stop.clone());
+    let found = core
+        .blocking("check a snapshot", move || {
+            let work = stop.run_until_cancelled(check.run(root, base));
+            handle
+                .block_on(work)
+                .unwrap_or_else(|| Err(Failure::new(ErrorCode::RunCancelled, "the controller stops")))
+        })
+        .await?;
+    core.repositories.doubt(&repository, &found.damaged_packs, false).await?;
+    let now = core.clock.now();
+    let damage = found.findings.first();
+    for finding in &found.findings {
+        tracing::error!(%source, snapshot = %record.id.short(), finding, "a new snapshot is damaged");
+    }
+    core.catalog
+        .prove(record.id, "snapshot.checked", |proof| match damage {
+            Some(damage) => proof.damage = Some(damage.clone()),
+            None => proof.checked_at = Some(now),
+        })
+        .await
+}
+
+/// What is wrong with a snapshot.
+#[derive(Debug, Default)]
+struct Found {
+    /// One line each, the first hundred.
+    findings: Vec<String>,
+    /// Packs that are gone or not as long as they must be.
+    damaged_packs: Vec<PackId>,
+}
+
+/// A file whose blobs are to be looked up.
+struct File {
+    name: Vec<u8>,
+    tree: BlobId,
+    bytes: u64,
+    blobs: Vec<BlobId>,
+}
+
+struct StructureCheck {
+    reader: BlobReader,
+    repository: Arc<OpenRepository>,
+    doubted: IdSet<PackId>,
+    /// Those that what is new lies in.
+    packs: IdSet<PackId>,
+    found: Found,
+}
+
+impl StructureCheck {
+    /// Walks through the folders of a snapshot side by side with those of one that was checked.
+    async fn run(mut self, root: BlobId, base: Option<BlobId>) -> Result<Found, Failure> {
+        let mut waiting = vec![(root, base)];
+        let mut seen: IdSet<BlobId> = IdSet::default();
+        let (mut files, mut blobs) = (Vec::new(), 0);
+        while !waiting.is_empty() {
+            let mut now = waiting.split_off(waiting.len().saturating_sub(TREES_AT_ONCE));
+            now.retain(|(tree, base)| Some(*tree) != *base && seen.insert(*tree));
+            for (id, tree, base) in self.open(&now, &mut waiting, &mut seen).await? {
+                let base = match base {
+                    Some(base) => self.reader.load_tree(base).await.ok(),
+                    None => None,
+                };
+                for node in tree.nodes {
+                    let before = base.as_ref().and_then(|base| base.find(&node.name));
+                    match node.metadata.node_type {
+                        NodeType::Directory => {
+                            let before = before.and_then(|before| before.subtree);
+                            waiting.extend(node.subtree.map(|subtree| (subtree, before)));
+                        }
+                        NodeType::File if before.is_none_or(|before| before.content != node.content) => {
+                            blobs += node.content.len();
+                            let bytes = node.metadata.size;
+                            files.push(File { name: node.name, tree: id, bytes, blobs: node.content });
+                        }
+                        _ => {}
+                    }
+                }
+                if blobs >= LOCATE_BATCH {
+                    self.check_files(std::mem::take(&mut files)).await?;
+                    blobs = 0;
+                }
+            }
+            if seen.len() >= SEEN_MAX {
+                seen.clear();
+            }
+        }
+        self.check_files(files).await?;
+        self.check_packs().await?;
+        Ok(self.found)
+    }
+
+    /// Damage is a finding; anything else ends the work.
+    fn find(&mut self, error: &RepositoryError) -> Result<(), Failure> {
+        let failure = repository_failure(&self.repository.name, error);
+        let is_damage = matches!(
+            failure.code,
+            ErrorCode::ObjectDamaged | ErrorCode::ObjectMissing | ErrorCode::LimitExceeded
+        );
+        if !is_damage {
+            return Err(failure);
+        }
+        self.note(Failure::from_error(failure.code, error).to_string());
+        Ok(())
+    }
+
+    fn note(&mut self, finding: String) {
+        if self.found.findings.len() < FINDINGS_MAX {
+            self.found.findings.push(finding);
+        }
+    }
+
+    /// Opens folders; those that did not fit in come back to those that wait.
+    async fn open(
+        &mut self,
+        now: &[(BlobId, Option<BlobId>)],
+        waiting: &mut Vec<(BlobId, Option<BlobId>)>,
+        seen: &mut IdSet<BlobId>,
+    ) -> Result<Vec<(BlobId, Tree, Option<BlobId>)>, Failure> {
+        let mut known = Vec::with_capacity(now.len());
+        for ((id, base), place) in now.iter().zip(self.locate(&ids_of(now)).await?) {
+            if self.is_at(id, place, BlobType::Tree) {
+                known.push((*id, *base));
+            }
+        }
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.reader.load_trees(&ids_of(&known), TREE_BYTES_AT_ONCE).await {
+            Ok(trees) => {
+                for (id, base) in known.split_off(trees.len()) {
+                    seen.remove(&id);
+                    waiting.push((id, base));
+                }
+                Ok(known.into_iter().zip(trees).map(|((id, base), (tree, _))| (id, tree, base)).collect())
+            }
+            // Which of them?
+            Err(_) => {
+                let mut opened = Vec::new();
+                for (id, base) in known {
+                    match self.reader.load_tree(id).await {
+                        Ok(tree) => opened.push((id, tree, base)),
+                        Err(error) => self.find(&error)?,
+                    }
+                }
+                Ok(opened)
+            }
+        }
+    }
+
+    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, Failure> {
+        let mut places = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(LOCATE_BATCH) {
+            places.extend(
+                self.repository.locate(ids).await?.into_iter().map(|place| place.map(BlobPlace::from)),
+            );
+        }
+        Ok(places)
+    }
+
+    /// Whether a blob is known, as what it is needed for, in a pack that is relied on.
+    fn is_at(&mut self, id: &BlobId, place: Option<BlobPlace>, wanted: BlobType) -> bool {
+        let (code, reason) = match place {
+            None => (ErrorCode::ObjectMissing, "is in no index".to_owned()),
+            Some(place) if place.blob_type != wanted => (
+                ErrorCode::ObjectDamaged,
+                format!("is needed as {wanted}, the index has it as {}", place.blob_type),
+            ),
+            Some(place) if self.doubted.contains(&place.pack) => {
+                let pack = ObjectName::Pack(place.pack);
+                (ErrorCode::ObjectDamaged, format!("is only in {pack}, which is damaged or gone"))
+            }
+            Some(place) => {
+                self.packs.insert(place.pack);
+                return true;
+            }
+        };
+        self.note(Failure::new(code, format!("blob {id} {reason}")).to_string());
+        false
+    }
+
+    /// Every blob of these files is known, and they add up to their sizes.
+    async fn check_files(&mut self, files: Vec<File>) -> Result<(), Failure> {
+        let ids: Vec<BlobId> = files.iter().flat_map(|file| file.blobs.iter().copied()).collect();
+        let mut places = self.locate(&ids).await?.into_iter();
+        for file in files {
+            let mut length = Some(0);
+            for (id, place) in file.blobs.iter().zip(&mut places) {
+                let is_there = self.is_at(id, place, BlobType::Data);
+                let bytes = place.filter(|_| is_there).map(|place| u64::from(place.content_length()));
+                length = length.zip(bytes).map(|(length, bytes)| length + bytes);
+            }
+            if let Some(length) = length.filter(|length| *length != file.bytes) {
+                let name = String::from_utf8_lossy(&file.name);
+                let message = format!(
+                    "file {name:?} in tree {} has {} bytes, its blobs have {length}",
+                    file.tree, file.bytes
+                );
+                self.note(Failure::new(ErrorCode::ObjectDamaged, message).to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The packs of all that is new are there, and as long as their headers say.
+    async fn check_packs(&mut self) -> Result<(), Failure> {
+        let repository = self.repository.repository().clone();
+        let headers = futures::stream::iter(std::mem::take(&mut self.packs))
+            .map(|pack| {
+                let repository = repository.clone();
+                async move { (pack, repository.read_pack_header(pack).await) }
+            })
+            .buffer_unordered(READS_IN_FLIGHT);
+        let mut headers = std::pin::pin!(headers);
+        while let Some((pack, header)) = headers.next().await {
+            if let Err(error) = header {
+                self.find(&error)?;
+                self.found.damaged_packs.push(pack);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ids_of(trees: &[(BlobId, Option<BlobId>)]) -> Vec<BlobId> {
+    trees.iter().map(|(id, _)| *id).collect()
+}
