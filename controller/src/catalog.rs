@@ -393,7 +393,7 @@ mod tests {
         let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
         let settings = StoreSettings::new(folder.path());
         let records = Records::new(EmbeddedStore::open(settings, clock.shared(), &tasks).unwrap());
-        let catalog = Catalog::new(records.clone());
+        let catalog = Catalog::new(records.clone(), clock.shared());
         let origin = snapshot(1, None, clock.now());
         // Higher ids: only that they are copies puts them behind.
         let copies = [2, 3].map(|number| SnapshotRecord {

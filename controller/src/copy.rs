@@ -27,6 +27,7 @@ use crate::catalog::describe;
 use crate::contents;
 use crate::core::Core;
 use crate::maintenance::{Counters, Done};
+use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::snapshot_writer::OpenSink;
@@ -86,6 +87,8 @@ struct Job<'a> {
     to: Arc<OpenRepository>,
     stop: CancellationToken,
     progress: Arc<CopyProgress>,
+    /// How often the second repository had been disturbed when it was looked at.
+    relied_since: u64,
 }
 
 /// Refuses what could never be done.
@@ -150,10 +153,11 @@ pub(crate) async fn copy(
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
     validate(core, &order).await?;
-    let job = Job::open(core, order, counters.copy.clone(), stop).await?;
+    let mut job = Job::open(core, order, counters.copy.clone(), stop).await?;
     counters.stage("looking for what is missing");
     core.catalog.sync(&job.from).await?;
     core.catalog.sync(&job.to).await?;
+    job.relied_since = job.to.index().uses.disturbances();
     let selection = job.select().await?;
     let total: u64 = selection.todo.iter().map(|(record, _)| record.logical_bytes).sum();
     job.progress.file_bytes_total.store(total, Ordering::Relaxed);
@@ -187,7 +191,8 @@ impl<'a> Job<'a> {
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
         let (from, to) = (core.repository(&order.from).await?, core.repository(&order.to).await?);
-        Ok(Self { core, order, from, to, stop: stop.clone(), progress })
+        let relied_since = to.index().uses.disturbances();
+        Ok(Self { core, order, from, to, stop: stop.clone(), progress, relied_since })
     }
 
     fn fail(&self, error: &RepositoryError) -> Failure {
@@ -284,7 +289,7 @@ impl<'a> Job<'a> {
         };
         let (copier, finished) = self.core.blocking("store the last packs of a copy", work).await?;
         finished.map_err(|error| self.fail(&error))?;
-        self.to.flush_index().await?;
+        other_programs::make_sure(&self.to, self.relied_since, self.core.clock.now()).await?;
         Ok(copier)
     }
 

@@ -144,7 +144,7 @@ pub(crate) async fn read_due(
     let looked_into = if read == due.len() { doubts.open.into_iter().collect() } else { Vec::new() };
     if suspects.is_empty() {
         core.repositories.touched_are_named(name, &looked_into).await?;
-        return Ok(Done { notes, progress: counters.now(), findings: Vec::new() });
+        return Ok(Done { notes, progress: counters.now(), findings: Vec::new(), failure: None });
     }
     counters.stage("looking for what is touched");
     let options = CheckOptions { read_data: true, only: Some(suspects), ..CheckOptions::default() };

@@ -11,7 +11,6 @@ use holdfast_repository::storage::fs::FsStore;
 use holdfast_tests::process_fleet::LONG_LEASE;
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, ProcessFleet, TreeSpec, assert_same_tree};
-use jiff::Timestamp;
 
 fn restored_is_the_same(restic: &holdfast_tests::Restic, folder: &Path, tree: &Path, snapshot: &str) {
     let restored = folder.join(format!("restored-{snapshot}"));
@@ -99,7 +98,14 @@ async fn nothing_is_committed_while_another_program_may_be_removing() {
         uid: 1000,
         gid: 1000,
     };
-    let lock = HeldLock::acquire(&repository, owner, LockMode::Exclusive, Timestamp::now()).await.unwrap();
+    let lock = HeldLock::acquire(
+        &repository,
+        owner,
+        LockMode::Exclusive,
+        holdfast_runtime::Clock::now(&holdfast_runtime::SystemClock),
+    )
+    .await
+    .unwrap();
     let run = fleet.start_backup("tree", "full").await.unwrap();
     let refused = until_async("the commit to be refused", PATIENCE, async || {
         let log = fleet.log(&run).await;

@@ -91,8 +91,7 @@ async fn what_an_agent_allows_changes_at_a_hangup_while_it_stays_connected() {
     };
     let first = session(&fleet).await;
     let sources = "allow: { sources: { paths: [/nowhere] },";
-    let mut times = 0;
-    for (text, said, code) in [
+    let steps = [
         (before.replace("allow: {", sources), "agent.yaml was read anew\n", Some("HF-5001")),
         (
             format!("{before}slotz: 1\n"),
@@ -100,13 +99,13 @@ async fn what_an_agent_allows_changes_at_a_hangup_while_it_stays_connected() {
             Some("HF-5001"),
         ),
         (format!("{before}slots: 5\n"), "what these keys say needs a restart keys=\"slots\"", None),
-    ] {
+    ];
+    for (step, (text, said, code)) in steps.into_iter().enumerate() {
         std::fs::write(&file, text).unwrap();
         fleet.hang_up(Program::Agent);
-        times += 1;
-        until_async(&format!("the agent to say {said:?}"), PATIENCE, async || {
+        until_async(format!("the agent to say {said:?}"), PATIENCE, async || {
             let log = fleet.log_of(Program::Agent);
-            (log.contains(said) && log.matches("agent.yaml").count() >= times).then_some(())
+            (log.contains(said) && log.matches("agent.yaml").count() > step).then_some(())
         })
         .await;
         let run = fleet.start_backup("tree", "full").await.unwrap();

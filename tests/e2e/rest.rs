@@ -195,7 +195,7 @@ async fn health_says_what_is_wrong_and_what_to_do() {
     let rest = fleet.rest();
     // An agent on a busy machine answers late, which is a deduction of its own.
     let scored = |score: f64| {
-        holdfast_tests::wait::until(&format!("a score of {score}"), PATIENCE, || {
+        holdfast_tests::wait::until(format!("a score of {score}"), PATIENCE, || {
             let health = rest.get("/api/v1/health").items().remove(0);
             (health["health_score"] == json!(score)).then_some(health)
         })

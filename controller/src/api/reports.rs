@@ -63,7 +63,7 @@ impl ReportsApi {
         let report = self.get_inner(&required("report", request.report)?).await?;
         let id = format!("report-{}", hex::encode(rand::random::<[u8; 12]>()));
         let message = reports::message(id, &name, self.core.clock.now(), report);
-        let title = render(&message, channel.language, self.core.notifier.environment()).title;
+        let title = render(&message, channel.language, &self.core.notifier.environment()).title;
         NotifyApi::new(self.core.clone()).deliver_by_hand(caller, &channel, message, title).await
     }
 }

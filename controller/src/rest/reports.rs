@@ -8,7 +8,7 @@ use holdfast_proto::v1;
 
 use super::reply::Reply;
 use super::request::{Call, invalid};
-use super::routes::{Rendition, REPORT_FORMS};
+use super::routes::{REPORT_FORMS, Rendition};
 use crate::api::reports::ReportsApi;
 
 pub(super) async fn daily(call: Call) -> Result<Reply, Failure> {
