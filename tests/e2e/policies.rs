@@ -38,7 +38,7 @@ fn the_examples_of_the_documentation_are_valid() {
         assert!(broken.is_empty(), "{broken:#?} in:\n{body}");
         blocks += 1;
     }
-    assert_eq!(blocks, 8, "every block of the page was read");
+    assert_eq!(blocks, 9, "every block of the page was read");
 }
 
 #[tokio::test(flavor = "multi_thread")]

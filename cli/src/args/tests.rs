@@ -143,6 +143,9 @@ fn the_commands_are_those_that_were_promised() {
     repo list
     repo prune
     repo usage
+    report daily
+    report logs
+    report weekly
     restore discard
     restore list
     restore plan
