@@ -63,7 +63,7 @@ Examples:
   holdfast backup run pg-main files-etc --type full
   holdfast backup run pg-main --milestone before-migration   named and held for ever
   holdfast backup run --all --no-wait -o name
-  holdfast backup run pg-main --dry-run                      what would be read, and what is in the way
+  holdfast backup run pg-main --dry-run                      only what it would do
 
 Ctrl-C leaves the run alone and prints how to come back; a second one within 3 s asks it to stop.
 Exit status: 0 done, 1 failed, 3 partial (some items could not be read, or some runs failed), 4 no such source, \

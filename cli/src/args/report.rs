@@ -38,7 +38,7 @@ Examples:
   holdfast report weekly --timezone Asia/Shanghai -o markdown     for a wiki
   holdfast report weekly --html > week.html
   holdfast report daily -o json
-  holdfast report daily --send ops-mail                           try what `reports:` sends by itself
+  holdfast report daily --send ops-mail   sends it
 
 The verdict comes first, then what is wrong, each with a command. Exit status: 0 when the report could be made, \
 whatever it says; for a verdict see `holdfast status --check`.")]

@@ -1,5 +1,5 @@
-//! Metrics of repositories. What only the storage can tell is asked at most once a minute, and only while somebody
-//! collects; a storage that does not answer delays a collection by [`PATIENCE`] at most.
+//! Metrics of repositories. What only the storage can tell is asked at most once a minute, sooner when it was down, and
+//! only while somebody collects; a storage that does not answer delays a collection by [`PATIENCE`] at most.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::verify_schedule;
 
 /// How long what a storage said is taken for true.
 const PROBED_EVERY: Duration = Duration::from_secs(60);
+/// How long it is when the storage was down, or the repository not made yet.
+const DOWN_PROBED_EVERY: Duration = Duration::from_secs(5);
 /// How long the sum of the sizes of packs is taken for true while their number stays the same.
 const LISTED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// A storage that has not answered by then is down.
@@ -64,7 +66,8 @@ pub(super) async fn measure(core: &Arc<Core>) {
         known.retain(|name, _| current.fleet.repositories.contains_key(name));
         for name in current.fleet.repositories.keys() {
             let measure = known.entry(name.clone()).or_default();
-            let is_old = measure.begun.is_none_or(|begun| now.duration_since(begun) >= PROBED_EVERY);
+            let every = if measure.up == Some(false) { DOWN_PROBED_EVERY } else { PROBED_EVERY };
+            let is_old = measure.begun.is_none_or(|begun| now.duration_since(begun) >= every);
             if is_old && !measure.is_asked {
                 (measure.begun, measure.is_asked) = (Some(now), true);
                 due.push((name.clone(), measure.stored));

@@ -38,10 +38,8 @@ impl Fleet {
             }
         }
         for (name, spec) in &self.repositories {
-            let clash = self
-                .repositories
-                .iter()
-                .find(|(other, their)| *other < name && places::overlap(&spec.url, &their.url));
+            let clash =
+                self.repositories.iter().find(|(other, their)| *other < name && places::overlap(spec, their));
             if let Some((other, _)) = clash {
                 fail(name, format!("`url` lies at or within the place of repository {other}"));
             }
@@ -72,7 +70,7 @@ impl Fleet {
         for (name, spec) in &self.repositories {
             let mut others =
                 known.repositories.iter().filter(|(other, _)| !self.repositories.contains_key(*other));
-            if let Some((other, _)) = others.find(|(_, their)| places::overlap(&spec.url, &their.url)) {
+            if let Some((other, _)) = others.find(|(_, their)| places::overlap(spec, their)) {
                 let message = format!("`url` lies at or within the place of repository {other}");
                 errors.push(at_definition(ErrorCode::FileInvalid, format!("repositories.{name}"), message));
             }

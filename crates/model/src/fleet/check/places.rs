@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use crate::repository_spec::RepositorySpec;
 use crate::secret::SecretRef;
 use crate::source::{EngineConfig, Source};
 
@@ -97,9 +98,20 @@ pub(super) fn check_url(url: &str) -> Result<(), String> {
     Err(format!("`url` is {url:?}: file:///PATH and s3://BUCKET/PREFIX are supported"))
 }
 
-pub(super) fn overlap(one: &str, other: &str) -> bool {
-    let one = one.trim_end_matches('/');
-    let other = other.trim_end_matches('/');
+/// Whether one repository lies at the place of the other or within it. The same bucket of two services is two places.
+pub(super) fn overlap(one: &RepositorySpec, other: &RepositorySpec) -> bool {
+    let host = |endpoint: &str| {
+        let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
+        host.trim_end_matches('/').to_ascii_lowercase()
+    };
+    if one.url.starts_with("s3://")
+        && let (Some(one), Some(other)) = (&one.endpoint, &other.endpoint)
+        && host(one) != host(other)
+    {
+        return false;
+    }
+    let one = one.url.trim_end_matches('/');
+    let other = other.url.trim_end_matches('/');
     let within = |inner: &str, outer: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };

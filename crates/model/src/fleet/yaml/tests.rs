@@ -221,6 +221,14 @@ fn two_repositories_in_one_place_are_refused_however_it_is_written() {
         refused(&two("file:///srv/r", other), &error);
     }
     accepted(&two("file:///srv/r", "file:///srv/r2"));
+    let services = |one: &str, other: &str| {
+        let with = |endpoint: &str| format!("endpoint: \"{endpoint}\", encryption");
+        two("s3://backups/db", "s3://backups/db")
+            .replacen("encryption", &with(one), 1)
+            .replace("db\", encryption", &format!("db\", {}", with(other)))
+    };
+    accepted(&services("https://s3.here.example", "https://s3.there.example"));
+    refused(&services("https://s3.here.example", "http://S3.here.example/"), within);
 }
 
 #[test]
