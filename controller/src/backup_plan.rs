@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use holdfast_model::ids::{AgentName, Attempt, RepositoryName, RunId, SourceName};
 use holdfast_model::policy::{Policy, WhenBusy};
-use holdfast_model::progress::Progress;
 use holdfast_model::run::{Run, RunSpec, SnapshotType};
 use holdfast_model::run_state::RunState;
 use holdfast_model::snapshot::SnapshotRecord;
@@ -66,23 +65,9 @@ pub async fn plan(core: &Arc<Core>, spec: &RunSpec) -> Result<v1::BackupPlan, Fa
 /// Where it would wait, and what the host's load would make of it.
 fn foresee(core: &Core, spec: &RunSpec, agent: &AgentName, plan: &mut v1::BackupPlan) {
     let run = Run {
-        id: RunId::at(0, [0; 10]),
-        spec: spec.clone(),
         agent: Some(agent.clone()),
-        requested_by: String::new(),
         state: RunState { attempt: Attempt(0), ..RunState::default() },
-        queued_at: core.clock.now(),
-        assigned_at: None,
-        started_at: None,
-        ended_at: None,
-        waiting_for: None,
-        snapshot: None,
-        restored: None,
-        findings: Vec::new(),
-        progress: Progress::default(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
+        ..Run::queued(RunId::at(0, [0; 10]), spec.clone(), "", core.clock.now())
     };
     let Foreseen { waits_for, busy, policy } = dispatcher::foresee(core, &run);
     plan.waits_for = waits_for.unwrap_or_default();

@@ -21,8 +21,9 @@ use parking_lot::Mutex;
 use crate::copy::CopyOrder;
 use crate::core::Core;
 use crate::records::Batch;
-use crate::retention::{self, SourceQueue};
+use crate::retention;
 use crate::run_lifecycle::NewRun;
+use crate::source_queue::SourceQueue;
 use crate::source_status::CopyTarget;
 
 /// How often it looks at every source.
@@ -205,14 +206,7 @@ async fn begin(
     let snapshots: Vec<SnapshotId> = here.map(|record| record.id).take(SNAPSHOTS_MAX).collect();
     let target = format!("source/{source}: copy of {} from {from} to {to}", snapshots.len());
     let order = CopyOrder { from, to: to.clone(), source: Some(source.clone()), snapshots, heal: false };
-    let new = NewRun {
-        spec: order.spec(),
-        agent: None,
-        requested_by: "controller".to_owned(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
-    };
+    let new = NewRun::new(order.spec(), "controller");
     let batch = Batch::new("controller", "run.start", target);
     let queued = core.runs.queue(vec![new], batch, |batch, _| batch).await;
     match queued {

@@ -28,12 +28,11 @@ use crate::pki::Authority;
 use crate::records::Records;
 use crate::reload::InForce;
 use crate::repositories::{OpenRepository, Repositories};
-use crate::retention::SourceQueue;
 use crate::run_lifecycle::{RunLifecycle, retry};
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::session_registry::SessionRegistry;
-use crate::snapshot_check::NewSnapshots;
+use crate::source_queue::SourceQueue;
 use crate::source_status::SnapshotCache;
 
 /// What the failure of an attempt means for its run.
@@ -86,9 +85,11 @@ pub struct Core {
     /// Copies that policies ask for.
     pub copies: Copies,
     /// Sources that have snapshots which are to be checked.
-    pub new_snapshots: NewSnapshots,
+    pub new_snapshots: SourceQueue,
     /// Orders the placing of holds and the forgetting of snapshots.
     pub holds: tokio::sync::Mutex<()>,
+    /// What retention has planned is carried out before anybody plans anew.
+    pub cleanups: tokio::sync::Mutex<()>,
     /// The certificate authority.
     pub authority: Authority,
     /// What is kept between two collections of metrics.

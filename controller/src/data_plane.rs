@@ -96,7 +96,7 @@ impl DataPlane {
     ) -> Result<v1::OpenRepositoryResponse, Failure> {
         let granted = self.grant(agent, request.run.as_ref()).await?;
         let (run, repository) = (&granted.run, &granted.repository);
-        other_programs::take_notice(repository).await?;
+        repository.update_index().await?;
         self.core.runs.relies_since(run.id, run.state.attempt, repository.index().uses.disturbances());
         let base = self.existing_base(run, repository).await?;
         let config = granted.repository.repository().config();

@@ -236,7 +236,6 @@ mod tests {
 
     use holdfast_model::ids::{AgentName, RepositoryName, RunId, SourceName};
     use holdfast_model::policy::Limits;
-    use holdfast_model::progress::Progress;
     use holdfast_model::run::SnapshotType;
     use holdfast_model::run_state::RunState;
     use holdfast_model::units::Count;
@@ -247,29 +246,17 @@ mod tests {
     use crate::session_registry::SessionState;
 
     fn backup(number: u8, phase: Phase) -> Run {
+        let spec = RunSpec::Backup {
+            source: SourceName::new(format!("s{number}")).unwrap(),
+            repository: RepositoryName::new("main").unwrap(),
+            snapshot_type: SnapshotType::Full,
+            milestone: None,
+        };
+        let id = RunId::at(u64::from(number), [number; 10]);
         Run {
-            id: RunId::at(u64::from(number), [number; 10]),
-            spec: RunSpec::Backup {
-                source: SourceName::new(format!("s{number}")).unwrap(),
-                repository: RepositoryName::new("main").unwrap(),
-                snapshot_type: SnapshotType::Full,
-                milestone: None,
-            },
             agent: Some(AgentName::new("db1").unwrap()),
-            requested_by: "test".to_owned(),
             state: RunState { phase, ..RunState::default() },
-            queued_at: Timestamp::UNIX_EPOCH,
-            assigned_at: None,
-            started_at: None,
-            ended_at: None,
-            waiting_for: None,
-            snapshot: None,
-            restored: None,
-            findings: Vec::new(),
-            progress: Progress::default(),
-            traceparent: None,
-            retry_of: None,
-            slot: None,
+            ..Run::queued(id, spec, "test", Timestamp::UNIX_EPOCH)
         }
     }
 

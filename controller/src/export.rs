@@ -34,7 +34,6 @@ use tonic::Status;
 
 use crate::contents;
 use crate::core::Core;
-use crate::other_programs;
 use crate::repositories::repository_failure;
 
 /// The folder that everything lies in.
@@ -96,7 +95,7 @@ pub async fn export(
             .because(error.to_string())
     })?;
     let (sender, parts) = mpsc::channel(PARTS_MAX);
-    other_programs::take_notice(&repository).await?;
+    repository.update_index().await?;
     let reader = contents::reader(&repository);
     let in_use = repository.index().uses.begin();
     let name = repository.name.clone();

@@ -34,7 +34,6 @@ use crate::core::Core;
 use crate::export::{
     ExportHead, HEAD, Hashing, ROOT, SUMS, TREE, XATTR_ENCODED, XATTR_PLAIN, percent_decoded, sum_line,
 };
-use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::repository_uses::RepositoryUse;
@@ -68,7 +67,7 @@ pub async fn import(
     let repository: RepositoryName = parse("repository", &header.repository)?;
     let source: SourceName = parse("source", &header.source)?;
     let repository = core.repository(&repository).await?;
-    other_programs::take_notice(&repository).await?;
+    repository.update_index().await?;
     let in_use = repository.index().uses.begin();
     let (sender, receiver) = mpsc::channel::<Bytes>(PARTS_MAX);
     let work = {

@@ -73,6 +73,7 @@ pub mod session;
 pub mod session_registry;
 pub mod snapshot_check;
 pub mod snapshot_writer;
+pub mod source_queue;
 pub mod source_status;
 pub mod store;
 pub mod upkeep;
@@ -113,13 +114,12 @@ use crate::records::{Batch, Records, store_failure};
 use crate::reload::InForce;
 use crate::repositories::Repositories;
 use crate::rest::Site;
-use crate::retention::SourceQueue;
 use crate::run_lifecycle::RunLifecycle;
 use crate::run_logs::RunLogs;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::session_registry::SessionRegistry;
-use crate::snapshot_check::NewSnapshots;
+use crate::source_queue::SourceQueue;
 use crate::source_status::SnapshotCache;
 use crate::store::{EmbeddedStore, Expect, Kind, Store, StoreSettings};
 
@@ -361,8 +361,9 @@ async fn build(
         notifier: Notifier::new(Secrets::from_process(), clock.clone(), config.notifications.clone()),
         retention: SourceQueue::default(),
         copies: Copies::default(),
-        new_snapshots: NewSnapshots::default(),
+        new_snapshots: SourceQueue::default(),
         holds: tokio::sync::Mutex::default(),
+        cleanups: tokio::sync::Mutex::default(),
         authority,
         records,
         metrics: MetricsCache::default(),

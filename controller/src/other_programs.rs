@@ -16,15 +16,6 @@ use jiff::Timestamp;
 use crate::prune::lock_owner;
 use crate::repositories::{OpenRepository, repository_failure};
 
-/// Takes notice of what other programs did to the repository. Costs a listing of its index objects; reading the index anew
-/// when some are gone.
-///
-/// # Errors
-/// Those of the repository and of the state.
-pub async fn take_notice(repository: &Arc<OpenRepository>) -> Result<(), Failure> {
-    repository.update_index().await.map(|_| ())
-}
-
 /// Makes sure that what a run stored, and what it relied on since the repository had been disturbed so often, is indexed and
 /// there, and that nobody is taking it away.
 ///
@@ -38,7 +29,7 @@ pub async fn make_sure(
     repository.flush_index().await?;
     let nobody_removes = lock::refuse_exclusive(repository.repository(), &lock_owner(), now).await;
     nobody_removes.map_err(|error| repository_failure(&repository.name, &error))?;
-    take_notice(repository).await?;
+    repository.update_index().await?;
     if repository.index().uses.disturbances() == relied_since {
         return Ok(());
     }

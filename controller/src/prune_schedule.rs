@@ -61,14 +61,7 @@ async fn look_at(
         return Ok(());
     }
     let spec = RunSpec::Prune { repository: name.clone(), approved: false };
-    let new = NewRun {
-        spec,
-        agent: None,
-        requested_by: "controller".to_owned(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
-    };
+    let new = NewRun::new(spec, "controller");
     let batch = Batch::new("controller", "run.start", format!("repository/{name}: prune"));
     match core.runs.queue(vec![new], batch, |batch, _| batch).await {
         Err(failure) if failure.code == ErrorCode::RunAlreadyActive => Ok(()),

@@ -2,7 +2,7 @@
 //! time it reads the facts again. The plan it carries out is the one that `policy simulate` prints.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,6 @@ use holdfast_model::retention::{
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::ObjectKind;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::core::Core;
 use crate::forget::{Forgetting, RETENTION};
@@ -26,38 +24,6 @@ use crate::self_backup;
 const PERIOD: Duration = Duration::from_secs(3600);
 /// How soon it comes back to a source whose repository was pruned just then. What fails is tried again an hour later.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// The sources to look at. Clones share them.
-#[derive(Clone, Default)]
-pub struct SourceQueue {
-    inner: Arc<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    sources: Mutex<BTreeSet<SourceName>>,
-    changed: Notify,
-    /// What was planned is carried out before anybody plans anew.
-    turn: tokio::sync::Mutex<()>,
-}
-
-impl SourceQueue {
-    /// Something changed for a source.
-    pub fn wake(&self, source: &SourceName) {
-        self.inner.sources.lock().insert(source.clone());
-        self.inner.changed.notify_one();
-    }
-
-    /// Takes them out.
-    pub fn take(&self) -> BTreeSet<SourceName> {
-        std::mem::take(&mut *self.inner.sources.lock())
-    }
-
-    /// Completes when there may be one. For one who waits.
-    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
-        self.inner.changed.notified()
-    }
-}
 
 /// What becomes of the snapshots of one source in one repository.
 pub struct Retention {
@@ -162,7 +128,7 @@ pub async fn run(core: Arc<Core>) {
             }
             if let Err(failure) = remove(&core, &source).await {
                 if failure.code == ErrorCode::RunAlreadyActive {
-                    queue.inner.sources.lock().insert(source);
+                    queue.put_back(source);
                     again = true;
                 } else {
                     tracing::warn!(%source, %failure, "what its policy does not keep could not be removed");
@@ -209,7 +175,7 @@ pub async fn clean_up(
     (rules, policy): (&str, &Policy),
     actor: &str,
 ) -> Result<Vec<Retention>, Failure> {
-    let _turn = core.retention.inner.turn.lock().await;
+    let _turn = core.cleanups.lock().await;
     let mut done = Vec::new();
     for (repository, records) in snapshots(core, source).await? {
         let planned = plan_one(core, policy, repository, records).await?;

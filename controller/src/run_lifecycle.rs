@@ -80,6 +80,14 @@ pub struct NewRun {
     pub slot: Option<SlotId>,
 }
 
+impl NewRun {
+    /// A run that is neither a repetition nor of a slot, for no agent in particular.
+    pub fn new(spec: RunSpec, requested_by: impl Into<String>) -> Self {
+        let requested_by = requested_by.into();
+        Self { spec, agent: None, requested_by, traceparent: None, retry_of: None, slot: None }
+    }
+}
+
 /// What is recorded together with an event.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -148,24 +156,13 @@ impl RunLifecycle {
         for new in new {
             self.refuse_second(&new.spec)?;
             let now = self.inner.clock.now();
+            let id = RunId::at(u64::try_from(now.as_millisecond()).unwrap_or(0), rand::random());
             let run = Run {
-                id: RunId::at(u64::try_from(now.as_millisecond()).unwrap_or(0), rand::random()),
-                spec: new.spec,
                 agent: new.agent,
-                requested_by: new.requested_by,
-                state: RunState::default(),
-                queued_at: now,
-                assigned_at: None,
-                started_at: None,
-                ended_at: None,
-                waiting_for: None,
-                snapshot: None,
-                restored: None,
-                findings: Vec::new(),
-                progress: Progress::default(),
                 traceparent: new.traceparent,
                 retry_of: new.retry_of,
                 slot: new.slot,
+                ..Run::queued(id, new.spec, new.requested_by, now)
             };
             batch = batch.put_new_run(&run);
             runs.push(run);

@@ -32,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 use self::state_files::{AuditEntries, Entries, Lines};
 use crate::catalog::{Tags, describe};
 use crate::core::Core;
-use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::snapshot_writer::{self, Unpublished};
@@ -164,7 +163,7 @@ pub async fn last_copy(core: &Core) -> Result<Option<LastCopy>, Failure> {
 /// Those of the repository and the state.
 pub async fn copy(core: &Arc<Core>, repository: &RepositoryName) -> Result<Sequence, Failure> {
     let repository = core.repository(repository).await?;
-    other_programs::take_notice(&repository).await?;
+    repository.update_index().await?;
     let in_use = repository.index().uses.begin();
     let head = StateHead {
         format: FORMAT.to_owned(),

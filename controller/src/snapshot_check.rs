@@ -18,9 +18,7 @@ use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::reader::{BlobPlace, BlobReader, LOCATE_BATCH};
 use holdfast_repository::tree::{NodeType, Tree};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::contents;
@@ -43,30 +41,6 @@ const READS_IN_FLIGHT: usize = 8;
 /// Findings that are kept.
 const FINDINGS_MAX: usize = 100;
 
-/// The sources that have new snapshots. Clones share them.
-#[derive(Clone, Default)]
-pub struct NewSnapshots {
-    inner: Arc<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    sources: Mutex<BTreeSet<SourceName>>,
-    changed: Notify,
-}
-
-impl NewSnapshots {
-    /// A source has a new snapshot.
-    pub fn wake(&self, source: &SourceName) {
-        self.inner.sources.lock().insert(source.clone());
-        self.inner.changed.notify_one();
-    }
-
-    fn take(&self) -> BTreeSet<SourceName> {
-        std::mem::take(&mut *self.inner.sources.lock())
-    }
-}
-
 /// Runs until the controller stops.
 pub async fn run(core: Arc<Core>) {
     let stop = core.tasks.token().clone();
@@ -80,10 +54,10 @@ pub async fn run(core: Arc<Core>) {
             .collect()
             .await;
         let again = !failed.is_empty();
-        queue.inner.sources.lock().extend(failed);
+        failed.into_iter().for_each(|source| queue.put_back(source));
         tokio::select! {
             () = stop.cancelled() => return,
-            () = queue.inner.changed.notified() => {}
+            () = queue.changed() => {}
             () = core.clock.sleep(AGAIN), if again => {}
         }
     }

@@ -155,14 +155,10 @@ fn is_over(begun: Timestamp, span: Span, now: Timestamp) -> bool {
 }
 
 async fn queue(core: &Core, name: &RepositoryName) -> Result<(), Failure> {
-    let new = NewRun {
-        spec: RunSpec::Check { repository: name.clone(), read_data: true, only_due: true },
-        agent: None,
-        requested_by: "controller".to_owned(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
-    };
+    let new = NewRun::new(
+        RunSpec::Check { repository: name.clone(), read_data: true, only_due: true },
+        "controller",
+    );
     let batch = Batch::new("controller", "run.start", format!("repository/{name}: check what is due"));
     match core.runs.queue(vec![new], batch, |batch, _| batch).await {
         Err(failure) if failure.code == ErrorCode::RunAlreadyActive => Ok(()),

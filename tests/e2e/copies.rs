@@ -10,6 +10,7 @@ use holdfast_model::Failure;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_tests::fleet::Operator;
+use holdfast_tests::packs::largest_pack;
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, Restic, S3Server, assert_same_tree, run};
 
@@ -173,13 +174,6 @@ async fn a_repository_that_was_copied_as_a_folder_has_the_snapshots_already() {
     assert_eq!(copied.progress.as_ref().unwrap().blobs_new, 0);
     assert!(fleet.log(&copied).await.contains("0 snapshots copied, 2 were there"));
     fleet.stop().await;
-}
-
-/// The largest pack of a repository in a folder: it holds contents, no folders.
-fn largest_pack(repository: &Path) -> PathBuf {
-    let folders = std::fs::read_dir(repository.join("data")).unwrap();
-    let packs = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
-    packs.map(|pack| pack.unwrap().path()).max_by_key(|pack| pack.metadata().unwrap().len()).unwrap()
 }
 
 /// Changes bytes all over an object; a new file in its place needs no right to change it.

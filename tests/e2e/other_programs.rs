@@ -8,6 +8,7 @@ use holdfast_proto::v1;
 use holdfast_repository::Repository;
 use holdfast_repository::lock::{HeldLock, LockMode, LockOwner};
 use holdfast_repository::storage::fs::FsStore;
+use holdfast_tests::packs::packs;
 use holdfast_tests::process_fleet::LONG_LEASE;
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, ProcessFleet, TreeSpec, assert_same_tree};
@@ -29,12 +30,7 @@ async fn a_backup_whose_packs_are_pruned_by_restic_before_it_commits_stores_them
     let hold = fleet.hold(place);
     let run = fleet.start_backup("tree", "full").await.unwrap();
     fleet.is_held(&hold).await;
-    let packs = || {
-        std::fs::read_dir(fleet.repository().join("data")).unwrap().flat_map(|folder| {
-            std::fs::read_dir(folder.unwrap().path()).unwrap().map(|pack| pack.unwrap().path())
-        })
-    };
-    let before: Vec<_> = packs().collect();
+    let before = packs(&fleet.repository());
     assert!(!before.is_empty(), "the backup has stored its packs");
     fleet.restic().run(&["prune"]);
     assert!(before.iter().all(|pack| !pack.exists()), "they were garbage to restic");

@@ -3,6 +3,7 @@
 use holdfast_model::ErrorCode;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
+use holdfast_tests::packs::largest_pack;
 use holdfast_tests::wait::PATIENCE;
 use holdfast_tests::{Fleet, TreeSpec, assert_same_tree};
 
@@ -19,18 +20,6 @@ async fn fleet_with_backup() -> (Fleet, std::path::PathBuf, v1::Run) {
     (fleet, tree, run)
 }
 
-fn largest_pack(fleet: &Fleet) -> std::path::PathBuf {
-    let mut packs = Vec::new();
-    for folder in std::fs::read_dir(fleet.repository().join("data")).unwrap() {
-        for pack in std::fs::read_dir(folder.unwrap().path()).unwrap() {
-            let pack = pack.unwrap();
-            packs.push((pack.metadata().unwrap().len(), pack.path()));
-        }
-    }
-    packs.sort();
-    packs.pop().expect("a backup stored packs").1
-}
-
 async fn check(fleet: &Fleet, read_data: bool) -> v1::Run {
     let check = v1::StartCheck { repository: "main".to_owned(), read_data };
     let run = fleet.start_run(v1::start_request::What::Check(check)).await.unwrap();
@@ -42,7 +31,7 @@ async fn a_flipped_byte_is_found_named_and_shown_with_its_snapshot() {
     let (fleet, _, run) = fleet_with_backup().await;
     assert_eq!(check(&fleet, true).await.phase, "succeeded");
     assert_eq!(fleet.snapshots_of("tree").await[0].proof, "read");
-    let pack = largest_pack(&fleet);
+    let pack = largest_pack(&fleet.repository());
     let mut bytes = std::fs::read(&pack).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&pack, bytes).unwrap();

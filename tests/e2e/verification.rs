@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1;
 use holdfast_runtime::Clock as _;
+use holdfast_tests::packs::packs;
 use holdfast_tests::process_fleet::{Program, SHORT_LEASE};
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, ProcessFleet, SkewedClock, run};
@@ -63,19 +64,6 @@ async fn snapshot(fleet: &Fleet, id: &str) -> v1::Snapshot {
 async fn until_proof(fleet: &Fleet, id: &str, proof: &str) {
     let what = format!("snapshot {id} to be {proof}");
     until_async(&what, PATIENCE, async || (snapshot(fleet, id).await.proof == proof).then_some(())).await;
-}
-
-/// The packs of the repository, the largest last.
-fn packs(repository: &Path) -> Vec<PathBuf> {
-    let mut packs = Vec::new();
-    for folder in std::fs::read_dir(repository.join("data")).unwrap() {
-        for pack in std::fs::read_dir(folder.unwrap().path()).unwrap() {
-            let pack = pack.unwrap();
-            packs.push((pack.metadata().unwrap().len(), pack.path()));
-        }
-    }
-    packs.sort();
-    packs.into_iter().map(|(_, path)| path).collect()
 }
 
 fn flip(pack: &Path) {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod http_sink;
 pub mod mail_server;
 pub mod otlp;
+pub mod packs;
 pub mod postgres;
 pub mod process;
 pub mod process_fleet;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use holdfast_model::text::{count, counted, size};
+pub use holdfast_model::text::{count, counted, shell_word, size};
 use jiff::Timestamp;
 
 /// A length of time in its two largest units: `0.4s`, `41s`, `11m42s`, `3h 10m`, `13d 23h`.
@@ -85,16 +85,6 @@ pub fn short_run(id: &str) -> &str {
     id.len().checked_sub(8).and_then(|start| id.get(start..)).unwrap_or(id)
 }
 
-/// An argument as a shell takes it back.
-pub fn shell_word(word: &str) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,~".contains(c);
-    if !word.is_empty() && word.chars().all(safe) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +112,6 @@ mod tests {
     #[test]
     fn texts_cannot_steer_the_terminal() {
         assert_eq!(plain("a\nb\u{1b}[2J\u{202e}ü 木"), r"a\nb\u{1b}[2J\u{202e}ü 木");
-    }
-
-    #[test]
-    fn shell_words_survive_the_shell() {
-        assert_eq!(shell_word("/srv/shop.db"), "/srv/shop.db");
-        assert_eq!(shell_word("it's $HOME"), r"'it'\''s $HOME'");
-        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

@@ -143,14 +143,7 @@ impl RepositoriesApi {
                     )
                     .then(format!("add: --confirm {name} --reason TEXT")));
                 }
-                let new = NewRun {
-                    spec: RunSpec::Prune { repository: name, approved },
-                    agent: None,
-                    requested_by: caller.actor(),
-                    traceparent: None,
-                    retry_of: None,
-                    slot: None,
-                };
+                let new = NewRun::new(RunSpec::Prune { repository: name, approved }, caller.actor());
                 let why: String = request.reason.chars().take(500).collect();
                 let action =
                     if approved { format!("run.start approved: {why}") } else { "run.start".to_owned() };
@@ -175,14 +168,7 @@ impl RepositoriesApi {
             Some(run) => run,
             None => {
                 copy::validate(&self.core, &order).await?;
-                let new = NewRun {
-                    spec: order.spec(),
-                    agent: None,
-                    requested_by: caller.actor(),
-                    traceparent: None,
-                    retry_of: None,
-                    slot: None,
-                };
+                let new = NewRun::new(order.spec(), caller.actor());
                 queue_run(&self.core, caller, "run.start", new, repeatable.as_ref()).await?
             }
         };

@@ -301,14 +301,7 @@ impl Restores {
 }
 
 fn new_run(caller: &Caller, spec: RunSpec, agent: &AgentName) -> NewRun {
-    NewRun {
-        spec,
-        agent: Some(agent.clone()),
-        requested_by: caller.actor(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
-    }
+    NewRun { agent: Some(agent.clone()), ..NewRun::new(spec, caller.actor()) }
 }
 
 fn finished(run: &Run) -> Result<&RestoreReport, Failure> {

@@ -63,11 +63,8 @@ impl Runs {
             .map(|spec| {
                 Ok(NewRun {
                     agent: self.agent_for(&spec)?,
-                    spec,
-                    requested_by: caller.actor(),
                     traceparent: traceparent.clone(),
-                    retry_of: None,
-                    slot: None,
+                    ..NewRun::new(spec, caller.actor())
                 })
             })
             .collect::<Result<_, Failure>>()?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_model::Failure;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::metrics::catalogue::Metric;
-use holdfast_model::verification::ReadShare;
+use holdfast_model::verification::{Pace, ReadShare};
 use holdfast_repository::format::ObjectKind;
 use holdfast_runtime::OnEnd;
 use parking_lot::Mutex;
@@ -74,10 +74,11 @@ pub(super) async fn measure(core: &Arc<Core>) {
             }
         }
     }
+    let mut paces = if due.is_empty() { BTreeMap::new() } else { paces(core).await };
     for (name, stored) in due {
-        let asking = core.clone();
+        let (asking, pace) = (core.clone(), paces.remove(&name));
         core.tasks.spawn(format!("measure {name}"), OnEnd::Isolated, async move {
-            let limited = tokio::time::timeout(PROBE_TIMEOUT, ask(&asking, &name, stored));
+            let limited = tokio::time::timeout(PROBE_TIMEOUT, ask(&asking, &name, stored, pace));
             let Some(answer) = asking.tasks.token().run_until_cancelled(limited).await else { return };
             if let Ok(Err(failure)) = &answer {
                 tracing::debug!(repository = %name, %failure, "could not be measured");
@@ -104,11 +105,22 @@ struct Answer {
     read: ReadShare,
 }
 
-async fn ask(core: &Core, name: &RepositoryName, listed: Option<Listed>) -> Result<Answer, Failure> {
+async fn paces(core: &Core) -> BTreeMap<RepositoryName, Pace> {
+    verify_schedule::paces(core).await.unwrap_or_else(|failure| {
+        tracing::debug!(%failure, "it is unknown how fast repositories are read");
+        BTreeMap::new()
+    })
+}
+
+async fn ask(
+    core: &Core,
+    name: &RepositoryName,
+    listed: Option<Listed>,
+    pace: Option<Pace>,
+) -> Result<Answer, Failure> {
     let repository = core.repository(name).await?;
     let fail = |error| storage_failure(name, &error);
     let probe = repository.store().probe().await.map_err(fail)?;
-    let pace = verify_schedule::paces(core).await?.remove(name);
     let (read, _) = repository.index().readings.share(pace.as_ref(), core.clock.now());
     let now = core.clock.monotonic();
     let (packs, _) = repository.counts();

@@ -1,6 +1,5 @@
 use holdfast_model::ErrorCode;
 use holdfast_model::ids::{Attempt, MilestoneName, RunId, SnapshotId};
-use holdfast_model::progress::Progress;
 use holdfast_model::run::{RunSpec, SnapshotType};
 use holdfast_model::run_state::{Intent, RunState};
 use holdfast_model::snapshot::Proof;
@@ -127,33 +126,20 @@ fn silence_and_a_pause_are_said() {
 
 #[test]
 fn what_is_wrong_now_comes_before_what_is_promised() {
+    let spec = RunSpec::Backup {
+        source: SourceName::new("pg").unwrap(),
+        repository: RepositoryName::new("main").unwrap(),
+        snapshot_type: SnapshotType::Full,
+        milestone: None,
+    };
     let failed = |minutes| Run {
-        id: RunId::at(1, [7; 10]),
-        spec: RunSpec::Backup {
-            source: SourceName::new("pg").unwrap(),
-            repository: RepositoryName::new("main").unwrap(),
-            snapshot_type: SnapshotType::Full,
-            milestone: None,
-        },
-        agent: None,
-        requested_by: "test".to_owned(),
         state: RunState {
             phase: Phase::Failed(Failure::new(ErrorCode::SourceUnreachable, "the server is down")),
             intent: Intent::Finish,
             attempt: Attempt::FIRST,
         },
-        queued_at: minutes_ago(minutes),
-        assigned_at: None,
-        started_at: None,
         ended_at: Some(minutes_ago(minutes)),
-        waiting_for: None,
-        snapshot: None,
-        restored: None,
-        findings: Vec::new(),
-        progress: Progress::default(),
-        traceparent: None,
-        retry_of: None,
-        slot: None,
+        ..Run::queued(RunId::at(1, [7; 10]), spec.clone(), "test", minutes_ago(minutes))
     };
     let facts = Facts { last_backup: Some(failed(5)), ..well() };
     assert_eq!(found(facts).1, "the last backup failed: [HF-2001] the server is down");

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::text::shell_word;
 
 use crate::HostError;
 
@@ -86,7 +87,10 @@ pub(crate) fn read(path: &Path, guard: Guard, limit: usize) -> Result<Vec<u8>, R
 
 fn check(guard: Guard, path: &Path, mode: u32, owner: u32) -> Result<(), Refused> {
     let refused = |why: String, fix: &str| {
-        Err(Refused { fix: Some(format!("chmod {fix} {}", shell_word(path))), ..Refused::because(why) })
+        Err(Refused {
+            fix: Some(format!("chmod {fix} {}", shell_word(&path.display().to_string()))),
+            ..Refused::because(why)
+        })
     };
     match guard {
         Guard::Owner if mode & 0o077 != 0 => {
@@ -102,13 +106,6 @@ fn check(guard: Guard, path: &Path, mode: u32, owner: u32) -> Result<(), Refused
         return Err(Refused::because(format!("it belongs to another user (uid {owner})")));
     }
     Ok(())
-}
-
-/// A path as one word of a shell command.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -176,11 +173,5 @@ mod tests {
         assert_eq!(refused(folder.path(), Guard::Shared).why, ["it is not a regular file"]);
         let missing = refused(&folder.path().join("missing"), Guard::Shared);
         assert_eq!(missing.why, ["No such file or directory (os error 2)"]);
-    }
-
-    #[test]
-    fn commands_to_try_next_can_be_pasted() {
-        assert_eq!(shell_word(Path::new("/etc/holdfast/pg.pass")), "/etc/holdfast/pg.pass");
-        assert_eq!(shell_word(Path::new("/a b/it's")), "'/a b/it'\\''s'");
     }
 }

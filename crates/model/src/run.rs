@@ -315,6 +315,31 @@ pub struct Run {
     pub slot: Option<SlotId>,
 }
 
+impl Run {
+    /// A run that nothing has happened to yet.
+    pub fn queued(id: RunId, spec: RunSpec, requested_by: impl Into<String>, queued_at: Timestamp) -> Self {
+        Self {
+            id,
+            spec,
+            agent: None,
+            requested_by: requested_by.into(),
+            state: RunState::default(),
+            queued_at,
+            assigned_at: None,
+            started_at: None,
+            ended_at: None,
+            waiting_for: None,
+            snapshot: None,
+            restored: None,
+            findings: Vec::new(),
+            progress: Progress::default(),
+            traceparent: None,
+            retry_of: None,
+            slot: None,
+        }
+    }
+}
+
 /// How a run ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {

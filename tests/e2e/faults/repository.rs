@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use holdfast_model::ErrorCode;
 use holdfast_proto::v1;
 use holdfast_tests::fleet::REPOSITORY_PASSWORD;
+use holdfast_tests::packs::largest_pack;
 use holdfast_tests::{Fleet, assert_same_tree};
 use sha2::{Digest as _, Sha256};
 
@@ -38,12 +39,6 @@ fn only_object(fleet: &Fleet, folder: &str) -> PathBuf {
     let only = found.next().expect("there is one");
     assert_eq!(found.next(), None);
     only
-}
-
-/// The largest pack: it holds contents, no folders.
-fn largest_pack(fleet: &Fleet) -> PathBuf {
-    let packs = objects(&fleet.repository().join("data"));
-    packs.into_iter().max_by_key(|(_, bytes)| bytes.len()).expect("a backup stored packs").0
 }
 
 /// The name of an object in messages.
@@ -200,7 +195,7 @@ async fn an_index_that_is_gone_is_made_again_from_the_packs() {
 async fn what_a_damaged_pack_held_is_stored_again_by_the_next_backup() {
     let (mut fleet, tree, run) = fleet_with_backup().await;
     for harm in [|path| Harmed::change(path, |bytes| bytes[100] ^= 1), Harmed::delete] {
-        let pack = largest_pack(&fleet);
+        let pack = largest_pack(&fleet.repository());
         let harmed = harm(pack.clone());
         assert_eq!(check(&fleet, true).await.phase, "failed");
         // A restart forgets nothing of it.
@@ -233,7 +228,7 @@ async fn what_a_verification_found_damaged_is_stored_again_by_the_next_backup() 
     let packs = objects(&fleet.repository().join("data"));
     let of_folders = packs.into_iter().min_by_key(|(_, bytes)| bytes.len()).unwrap().0;
     let mut newest = first;
-    for pack in [largest_pack(&fleet), of_folders] {
+    for pack in [largest_pack(&fleet.repository()), of_folders] {
         Harmed::change(pack, |bytes| bytes[20] ^= 1);
         assert_eq!(verified(&fleet, &newest).await.phase, "failed");
         // A restart forgets nothing of it.
@@ -254,7 +249,7 @@ async fn what_a_verification_found_damaged_is_stored_again_by_the_next_backup() 
 async fn what_a_lost_pack_held_is_stored_again_though_nobody_checked() {
     let (mut fleet, tree, _) = fleet_with_backup().await;
     fleet.stop_controller().await;
-    Harmed::delete(largest_pack(&fleet));
+    Harmed::delete(largest_pack(&fleet.repository()));
     fleet.start_controller().await;
     fleet.backup_well("tree", "incremental").await;
     let (_, report) = fleet.restore_well(latest("tree")).await;
@@ -311,7 +306,7 @@ fn assert_restore_failed(run: &v1::Run, code: ErrorCode, is_cause: impl Fn(&str)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_pack_is_never_restored_as_if_it_were_whole() {
     let (fleet, tree, _) = fleet_with_backup().await;
-    let pack = largest_pack(&fleet);
+    let pack = largest_pack(&fleet.repository());
     let name = name_of(&fleet, &pack);
     let size = std::fs::metadata(&pack).unwrap().len();
 
