@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use holdfast_engines::RunLog as _;
 use holdfast_model::ids::{Attempt, RunId, SnapshotId};
+use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::v1::data_service_client::DataServiceClient;
 use holdfast_proto::{DATA_PART_BYTES_MAX, v1};
@@ -28,7 +30,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::dial::Link;
+use crate::executor::RunContext;
 use crate::pacer::PacedRun;
+use crate::run_log::RunLogger;
 
 mod patience;
 mod query;
@@ -61,6 +65,7 @@ struct Shared {
     cancel: CancellationToken,
     patience: Duration,
     paced: Option<PacedRun>,
+    log: RunLogger,
     trace: TraceContext,
 }
 
@@ -70,14 +75,13 @@ impl DataPlane {
     pub fn new(
         link: Arc<Link>,
         clock: SharedClock,
-        tasks: TaskGroup,
-        (run, attempt): (RunId, Attempt),
-        cancel: CancellationToken,
+        context: &RunContext,
         patience: Duration,
         paced: Option<PacedRun>,
     ) -> Self {
+        let RunContext { run, attempt, cancel, log, tasks, .. } = context.clone();
         let trace = TraceContext::current();
-        let shared = Shared { link, clock, tasks, run, attempt, cancel, patience, paced, trace };
+        let shared = Shared { link, clock, tasks, run, attempt, cancel, patience, paced, log, trace };
         Self { shared: Arc::new(shared) }
     }
 
@@ -135,6 +139,7 @@ impl DataPlane {
             entries: pack.entries.iter().map(sink::entry).collect(),
         };
         fail_point::hit("agent-before-put-pack");
+        let began = self.shared.clock.monotonic();
         self.call(|| {
             let parts = tokio_stream::iter(parts(header.clone(), pack.bytes.clone()));
             let shared = self.shared.clone();
@@ -152,6 +157,13 @@ impl DataPlane {
         })
         .await?;
         fail_point::hit("agent-after-put-pack");
+        self.shared.log.debug(format_args!(
+            "stored pack {} of {} with {} in {} ms",
+            pack.id.short(),
+            size(pack.bytes.len() as u64),
+            counted(pack.entries.len() as u64, "blob"),
+            self.shared.clock.monotonic().saturating_duration_since(began).as_millis(),
+        ));
         Ok(())
     }
 

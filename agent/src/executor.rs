@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use holdfast_engines::RunLog as _;
 use holdfast_model::Failure;
-use holdfast_model::ids::{Attempt, RunId};
+use holdfast_model::ids::{Attempt, RunId, SourceName};
 use holdfast_model::progress::Progress;
 use holdfast_model::restore::RestoreReport;
 use holdfast_runtime::{OnEnd, SharedClock, TaskGroup};
@@ -60,6 +61,14 @@ pub struct RunContext {
     pub scratch: PathBuf,
     /// Owner of tasks of this attempt.
     pub tasks: TaskGroup,
+}
+
+impl RunContext {
+    /// Goes on to the next part of the work.
+    pub fn enter(&self, stage: &'static str) {
+        self.counters.enter(stage);
+        self.log.debug(format_args!("{stage}"));
+    }
 }
 
 /// What finished work has to tell.
@@ -123,6 +132,8 @@ struct State {
 /// A run that has not ended.
 struct Held {
     attempt: Attempt,
+    source: Option<SourceName>,
+    log: RunLogger,
     stopper: Stopper,
     counters: Arc<Counters>,
     /// Cancelled when its task has ended.
@@ -164,8 +175,12 @@ impl Executor {
         };
         tracing::info!(%run, %attempt, kind = %assignment.spec.kind(), refused, "assigned");
         let (counters, ended) = (Arc::new(Counters::default()), CancellationToken::new());
+        let log = RunLogger::new(run, attempt, self.inner.parts.clock.clone());
+        log.debug_for(assignment.debug);
         let held = Held {
             attempt,
+            source: assignment.spec.source().cloned(),
+            log: log.clone(),
             stopper: stopper.clone(),
             counters: counters.clone(),
             ended: ended.clone(),
@@ -174,7 +189,8 @@ impl Executor {
         state.runs.insert(run, held);
         self.inner.held.send_replace(state.runs.len());
         drop(state);
-        let task = AttemptTask { executor: self.inner.clone(), assignment, stopper, counters, predecessor };
+        let task =
+            AttemptTask { executor: self.inner.clone(), assignment, stopper, counters, log, predecessor };
         let span = task.span();
         let future = async move {
             // Also when the task is aborted: whoever waits for this attempt must not wait for ever.
@@ -193,6 +209,14 @@ impl Executor {
     /// Stops a run that is not this agent's any more; nothing of it is reported.
     pub fn abandon(&self, run: RunId, attempt: Attempt) {
         self.stop(run, attempt, StopReason::Abandoned);
+    }
+
+    /// Has the runs of a source that have not ended write debug lines for so long; nothing: no more.
+    pub fn debug(&self, source: &SourceName, length: Duration) {
+        let state = self.inner.state.lock();
+        state.runs.values().filter(|held| held.source.as_ref() == Some(source)).for_each(|held| {
+            held.log.debug_for(length);
+        });
     }
 
     fn stop(&self, run: RunId, attempt: Attempt, reason: StopReason) {

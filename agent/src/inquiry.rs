@@ -55,6 +55,10 @@ pub struct InquirerParts {
 struct Unheard;
 
 impl RunLog for Unheard {
+    fn debug(&self, line: std::fmt::Arguments<'_>) {
+        tracing::trace!("{line}");
+    }
+
     fn info(&self, line: &str) {
         tracing::debug!("{line}");
     }

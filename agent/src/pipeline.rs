@@ -4,21 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engines::file_gate::{FILE_GATE, FileId};
-use holdfast_engines::{Capture, Content, EngineError, Entry, FileTime, FileType, Metadata, StoredSummary};
+use holdfast_engines::{
+    Capture, Content, EngineError, Entry, FileTime, FileType, Metadata, RunLog as _, StoredSummary,
+};
 use holdfast_model::manifest::{MANIFEST_PATH, Manifest, UnreadableItem};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
 use holdfast_repository::id::BlobId;
 use holdfast_repository::tree::{self, NodeMetadata, NodeType};
 use holdfast_repository::write::{
-    FileGate, FileIdentity, FilePass, OwnFile, SnapshotWriter, WriteContent, WriteCounters, WriteEntry,
-    Written,
+    FileGate, FileIdentity, FilePass, OwnFile, ReadObserver, SnapshotWriter, WhyRead, WriteContent,
+    WriteCounters, WriteEntry, Written,
 };
 use holdfast_runtime::task_group::TaskFailed;
 use holdfast_runtime::{Clock, OnEnd, TaskGroup};
 
 use crate::counters::Counters;
 use crate::data_plane;
+use crate::run_log::RunLogger;
 
 /// How often the writer's counters are copied into those of the run.
 const COPY_INTERVAL: Duration = Duration::from_millis(500);
@@ -167,6 +170,16 @@ impl FileGate for SourceFiles {
             Ok(pass) => Ok(Box::new(pass)),
             Err(held) => Err(held.to_string()),
         }
+    }
+}
+
+/// Writes the files that are read into the log of a run, at level debug.
+pub struct ReadLog(pub RunLogger);
+
+impl ReadObserver for ReadLog {
+    fn reads(&self, path: &[u8], why: WhyRead) {
+        let path = String::from_utf8_lossy(path);
+        self.0.debug(format_args!("reads /{}: {why}", path.escape_debug()));
     }
 }
 

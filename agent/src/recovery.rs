@@ -46,6 +46,10 @@ pub(crate) struct Recovery<'a> {
 struct RecoveryLog;
 
 impl RunLog for RecoveryLog {
+    fn debug(&self, line: std::fmt::Arguments<'_>) {
+        tracing::debug!("{line}");
+    }
+
     fn info(&self, line: &str) {
         tracing::info!("{line}");
     }

@@ -149,9 +149,7 @@ impl Job<'_> {
         DataPlane::new(
             self.worker.link.clone(),
             self.worker.clock.clone(),
-            self.context.tasks.clone(),
-            (self.context.run, self.context.attempt),
-            self.context.cancel.clone(),
+            self.context,
             lease + PATIENCE_BEYOND_LEASE,
             paced,
         )

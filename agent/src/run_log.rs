@@ -1,10 +1,12 @@
 //! The log of one run: lines are collected for up to a second and become facts, in order. Both the lines that wait and
-//! the lines of a run are bounded; what is left out is counted and said.
+//! the lines of a run are bounded; what is left out is counted and said. Debug lines are written only while the debug
+//! logging of the run's source is on, and never take the room of the others.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_engines::RunLog;
 use holdfast_model::ids::{Attempt, RunId};
@@ -25,6 +27,10 @@ const COLLECT_FOR: Duration = Duration::from_secs(1);
 const LINES_WAITING_MAX: usize = 10_000;
 /// Lines of one attempt.
 const LINES_MAX: u64 = 100_000;
+/// Debug lines wait only while fewer lines than this do.
+const LINES_WAITING_WITH_DEBUG_MAX: usize = LINES_WAITING_MAX / 2;
+/// Bytes of debug lines of one attempt: the outbox holds those of several runs while the controller is away.
+const DEBUG_BYTES_MAX: usize = 4 << 20;
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
 
@@ -39,6 +45,8 @@ struct Shared {
     attempt: Attempt,
     clock: SharedClock,
     state: Mutex<State>,
+    /// Until when debug lines are written.
+    debug_until: Mutex<Option<Instant>>,
     warnings: AtomicU32,
     written: Notify,
     full_fact: Notify,
@@ -48,6 +56,7 @@ struct Shared {
 struct State {
     waiting: VecDeque<LogLine>,
     taken: u64,
+    debug_bytes: usize,
     left_out: u64,
 }
 
@@ -60,6 +69,7 @@ impl RunLogger {
                 attempt,
                 clock,
                 state: Mutex::default(),
+                debug_until: Mutex::default(),
                 warnings: AtomicU32::new(0),
                 written: Notify::new(),
                 full_fact: Notify::new(),
@@ -72,6 +82,17 @@ impl RunLogger {
         self.shared.warnings.load(Ordering::Relaxed)
     }
 
+    /// Writes debug lines for so long from now on; nothing: no more.
+    pub fn debug_for(&self, length: Duration) {
+        let until = (!length.is_zero()).then(|| self.shared.clock.monotonic().checked_add(length)).flatten();
+        *self.shared.debug_until.lock() = until;
+    }
+
+    fn debugs(&self) -> bool {
+        let until = *self.shared.debug_until.lock();
+        until.is_some_and(|until| self.shared.clock.monotonic() < until)
+    }
+
     /// A line that says why the run ended.
     pub fn error(&self, text: &str) {
         tracing::error!(run = %self.shared.run, attempt = %self.shared.attempt, "{text}");
@@ -82,7 +103,14 @@ impl RunLogger {
         let at = self.shared.clock.now();
         let mut state = self.shared.state.lock();
         for text in printable_lines(text) {
-            if state.waiting.len() >= LINES_WAITING_MAX || state.taken >= LINES_MAX {
+            let is_full = match level {
+                LogLevel::Debug => {
+                    state.debug_bytes += text.len();
+                    state.waiting.len() >= LINES_WAITING_WITH_DEBUG_MAX || state.debug_bytes > DEBUG_BYTES_MAX
+                }
+                _ => state.waiting.len() >= LINES_WAITING_MAX,
+            };
+            if is_full || state.taken >= LINES_MAX {
                 state.left_out += 1;
                 continue;
             }
@@ -137,6 +165,13 @@ impl RunLogger {
 }
 
 impl RunLog for RunLogger {
+    fn debug(&self, line: fmt::Arguments<'_>) {
+        tracing::debug!(run = %self.shared.run, attempt = %self.shared.attempt, "{line}");
+        if self.debugs() {
+            self.write(LogLevel::Debug, &line.to_string());
+        }
+    }
+
     fn info(&self, line: &str) {
         tracing::info!(run = %self.shared.run, attempt = %self.shared.attempt, "{line}");
         self.write(LogLevel::Info, line);
@@ -199,6 +234,10 @@ pub(crate) mod testing {
     }
 
     impl RunLog for MemoryLog {
+        fn debug(&self, line: fmt::Arguments<'_>) {
+            self.lines.lock().push((LogLevel::Debug, line.to_string()));
+        }
+
         fn info(&self, line: &str) {
             self.lines.lock().push((LogLevel::Info, line.to_owned()));
         }
@@ -271,6 +310,37 @@ mod tests {
         assert_eq!(all.len(), LINES_WAITING_MAX + 1);
         assert_eq!(all.last().unwrap(), "7 more lines left out");
         assert_eq!(all[4321], "4321");
+    }
+
+    #[tokio::test]
+    async fn debug_lines_are_written_for_a_while_only_and_leave_room_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let outbox = Outbox::open(folder.path(), &tasks).unwrap();
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let (log, _) = logger(&clock);
+        log.debug(format_args!("before"));
+        log.debug_for(Duration::from_secs(60));
+        log.debug(format_args!("during"));
+        clock.advance(Duration::from_secs(60));
+        log.debug(format_args!("after"));
+        log.debug_for(Duration::from_secs(60));
+        log.debug(format_args!("again"));
+        log.debug_for(Duration::ZERO);
+        log.debug(format_args!("no more"));
+        log.flush(&outbox).await.unwrap();
+        assert_eq!(lines(&outbox).await, [["during", "again"]]);
+        assert_eq!(log.warnings(), 0);
+
+        log.debug_for(Duration::from_secs(60));
+        for n in 0..LINES_WAITING_MAX {
+            log.debug(format_args!("{n}"));
+        }
+        log.warn("the one that counts");
+        log.flush(&outbox).await.unwrap();
+        let all: Vec<String> = lines(&outbox).await.concat();
+        assert_eq!(all.len(), 2 + LINES_WAITING_WITH_DEBUG_MAX + 2);
+        assert_eq!(&all[all.len() - 2..], ["the one that counts", "5,000 more lines left out"]);
     }
 
     #[test]

@@ -130,6 +130,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/holdfast.v1.FleetService/ListDefinitions", SEE),
     ("/holdfast.v1.FleetService/DeleteDefinition", DEFINE),
     ("/holdfast.v1.FleetService/TestSource", Access::Roles(&[Operator, PolicyAdmin])),
+    ("/holdfast.v1.FleetService/DebugSource", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.FleetService/Discover", Access::Roles(&[Operator, PolicyAdmin])),
     ("/holdfast.v1.FleetService/CreateEnrollmentToken", DEFINE),
     ("/holdfast.v1.FleetService/ListAgents", SEE),

@@ -15,6 +15,7 @@ use crate::agents::Agents;
 use crate::alerts::Alerts;
 use crate::catalog::Catalog;
 use crate::copy_schedule::Copies;
+use crate::debug_logging::DebugBook;
 use crate::definitions::Definitions;
 use crate::discovery::DiscoveryBook;
 use crate::fleet_folder::FolderState;
@@ -68,6 +69,8 @@ pub struct Core {
     pub definitions: Definitions,
     /// When backups begin by themselves.
     pub schedules: Schedules,
+    /// Whose runs write debug lines.
+    pub debug: DebugBook,
     /// What is known of snapshots.
     pub catalog: Catalog,
     /// Open repositories.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::fleet::Fleet;
-use holdfast_model::ids::{Attempt, PolicyName};
+use holdfast_model::ids::{AgentName, Attempt, PolicyName};
 use holdfast_model::policy::{Pace, Policy, Priority};
 use holdfast_model::run::{Run, RunSpec};
 use holdfast_model::run_state::{Phase, RunEvent};
@@ -18,10 +18,12 @@ use holdfast_proto::convert::document;
 use holdfast_proto::v1;
 use holdfast_proto::v1::session_response::Message as ToAgent;
 use holdfast_runtime::fail_point;
+use jiff::Timestamp;
 
 use self::gates::Gate;
 use self::limits::Used;
 use crate::core::Core;
+use crate::debug_logging::seconds;
 use crate::run_lifecycle::Outcome;
 
 /// How often it looks without being woken.
@@ -181,6 +183,7 @@ async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
     match (&run.agent, order) {
         (Some(agent), Some(mut order)) => {
             order.attempt = attempt.0;
+            core.debug_line(&run, || assigned_to(agent, &order, &run, core.clock.now())).await;
             if core.sessions.send(agent, ToAgent::Assign(order)).is_err() {
                 core.runs.lease_lost(run.id, attempt, None, false).await?;
             }
@@ -188,6 +191,19 @@ async fn start(core: &Arc<Core>, run: &Run) -> Result<(), Failure> {
         _ => core.maintain(run),
     }
     Ok(())
+}
+
+/// What the log says of an assignment, for who wants to know.
+fn assigned_to(agent: &AgentName, order: &v1::Assign, run: &Run, now: Timestamp) -> String {
+    let queued = now.duration_since(run.queued_at).as_secs_f64();
+    let timeout = match order.timeout_seconds {
+        0 => "the agent's own timeout".to_owned(),
+        timeout => format!("a timeout of {timeout} s"),
+    };
+    format!(
+        "assigned to agent {agent} {queued:.1} s after it was queued, with {timeout}: {}",
+        order.spec_json
+    )
 }
 
 /// A backup deals with about as much as the one before it.
@@ -222,6 +238,7 @@ async fn prepare(core: &Core, run: &Run) -> Result<Option<v1::Assign>, Failure> 
         manifest_json,
         timeout_seconds: policy.as_ref().map_or(0, |policy| policy.timeout.0.secs().try_into().unwrap_or(0)),
         pace_json: policy.and_then(pace).as_ref().map(document).unwrap_or_default(),
+        debug_seconds: run.spec.source().map_or(0, |name| seconds(core.debug.left(name, core.clock.now()))),
     }))
 }
 

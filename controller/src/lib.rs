@@ -31,6 +31,7 @@ pub mod copy;
 pub mod copy_schedule;
 pub mod core;
 pub mod data_plane;
+pub mod debug_logging;
 pub mod definitions;
 pub mod discovery;
 pub mod dispatcher;
@@ -101,6 +102,7 @@ use crate::catalog::Catalog;
 pub use crate::config::ControllerConfig;
 use crate::copy_schedule::Copies;
 use crate::core::Core;
+use crate::debug_logging::DebugBook;
 use crate::definitions::Definitions;
 use crate::fleet_folder::FolderState;
 use crate::health::HealthBook;
@@ -347,6 +349,7 @@ async fn build(
         agents: Agents::new(records.clone()),
         definitions: Definitions::load(records.clone()).await?,
         schedules: Schedules::load(records.clone()).await?,
+        debug: DebugBook::load(records.clone()).await?,
         catalog: Catalog::new(records.clone(), clock.clone()),
         repositories: Repositories::new(
             Secrets::from_process(),

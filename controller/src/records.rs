@@ -11,7 +11,7 @@
 //! | session | `NAME`: which fact of which outbox was taken last |
 //! | hold | snapshot id |
 //! | plan | plan id |
-//! | slot, pause | `SOURCE` |
+//! | slot, pause, debug | `SOURCE` |
 //! | alert | `alert/ID`, `silence/ID`, `head` |
 //! | outbox | `CHANNEL/MESSAGE` |
 //! | delivery | `TIME-NUMBER` |

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_model::ids::RunId;
-use holdfast_model::run::LogLine;
+use holdfast_model::run::{LogLevel, LogLine};
 use holdfast_model::{ErrorCode, Failure};
 use tokio::sync::Notify;
 
-/// Bytes of one log beyond which lines are dropped, with a last line that says so.
+/// Bytes of one log beyond which lines are dropped; the last one says so.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of one log beyond which debug lines are dropped: they must not take the room of what counts.
+const LOG_BYTES_WITH_DEBUG_MAX: u64 = LOG_BYTES_MAX / 2;
 
 /// Lines returned by one read.
 pub const READ_LINES_MAX: usize = 100;
@@ -49,9 +52,22 @@ impl RunLogs {
             return Ok(());
         }
         let mut text = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut text, line).map_err(|error| fail(error.into()))?;
+        let mut write = |line: &LogLine| {
+            serde_json::to_writer(&mut text, line)?;
             text.push(b'\n');
+            Ok::<_, serde_json::Error>(length + text.len() as u64)
+        };
+        for line in lines {
+            if line.level == LogLevel::Debug && length >= LOG_BYTES_WITH_DEBUG_MAX {
+                continue;
+            }
+            let reached = write(line).map_err(|error| fail(error.into()))?;
+            if reached >= LOG_BYTES_MAX {
+                let said = "this log is full: what follows is left out".to_owned();
+                let last = LogLine { level: LogLevel::Warning, text: said, ..line.clone() };
+                write(&last).map_err(|error| fail(error.into()))?;
+                break;
+            }
         }
         file.write_all(&text).map_err(fail)?;
         file.sync_data().map_err(fail)?;
@@ -112,7 +128,6 @@ fn failed(what: &str, path: &std::path::Path, error: &std::io::Error) -> Failure
 #[cfg(test)]
 mod tests {
     use holdfast_model::ids::Attempt;
-    use holdfast_model::run::LogLevel;
 
     use super::*;
 
@@ -144,6 +159,30 @@ mod tests {
         let (rest, end) = logs.read(run, place).unwrap();
         assert_eq!(rest, many[100..]);
         assert_eq!(logs.read(run, end).unwrap(), (Vec::new(), end));
+    }
+
+    #[test]
+    fn a_log_has_an_end_that_it_says_and_debug_lines_take_half_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = RunLogs::open(folder.path().to_owned()).unwrap();
+        let run = RunId::at(1, [0; 10]);
+        let long = |level| vec![LogLine { level, ..line(&"x".repeat(1 << 20)) }; 4];
+        let length = || std::fs::metadata(logs.path(run)).unwrap().len();
+        for level in [LogLevel::Debug, LogLevel::Debug, LogLevel::Debug] {
+            logs.append(run, &long(level)).unwrap();
+        }
+        assert!((8 << 20..9 << 20).contains(&length()), "{}", length());
+        for level in [LogLevel::Info, LogLevel::Debug, LogLevel::Warning, LogLevel::Info] {
+            logs.append(run, &long(level)).unwrap();
+        }
+        assert!((16 << 20..17 << 20).contains(&length()), "{}", length());
+        let (lines, _) = logs.read(run, 0).unwrap();
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (last.level, last.text.as_str()),
+            (LogLevel::Warning, "this log is full: what follows is left out")
+        );
+        assert_eq!(lines.iter().filter(|line| line.level == LogLevel::Debug).count(), 8);
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub fn open(repository: &Arc<OpenRepository>, cancel: CancellationToken) -> Resu
         cancel,
         gate: None,
         tree_cache: None,
+        read_observer: None,
     };
     let level = i32::from(repository.spec.compression_level);
     let options = WriteOptions { level, ..WriteOptions::default() };

@@ -21,9 +21,10 @@ use holdfast_proto::convert::timestamp;
 use holdfast_proto::v1;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::policies;
+use crate::api::{fleet, policies};
 use crate::copy_schedule;
 use crate::core::Core;
+use crate::debug_logging::DebugLogging;
 use crate::health;
 use crate::schedules::Pause;
 
@@ -51,6 +52,8 @@ pub struct Facts {
     pub copy_to: Vec<CopyTarget>,
     /// Whether it answers, as far as that is known, and how slow it may be.
     pub health: Option<(Health, HealthLimits)>,
+    /// Its debug logging, while that is on.
+    pub debug: Option<DebugLogging>,
 }
 
 /// What the schedule of a source says.
@@ -367,6 +370,7 @@ async fn facts(
         missed: entry.state.missed,
     });
     Ok(Facts {
+        debug: core.debug.of(name, now),
         snapshots: snapshots.records.clone(),
         snapshot_count: snapshots.count,
         last_backup: core.records.last_backup(name).await?,
@@ -460,6 +464,7 @@ pub fn wire(name: &SourceName, source: &Source, standing: &SourceStanding) -> v1
         verified_at: standing.verified_at.map(timestamp),
         health: Some(health_on_wire(facts)),
         places: standing.places.iter().map(Place::wire).collect(),
+        debug: facts.debug.as_ref().map(fleet::debug_logging),
     }
 }
 

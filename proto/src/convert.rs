@@ -157,6 +157,7 @@ same_fields!(
 impl From<&LogLine> for v1::LogLine {
     fn from(line: &LogLine) -> Self {
         let level = match line.level {
+            LogLevel::Debug => v1::LogLevel::Debug,
             LogLevel::Info => v1::LogLevel::Info,
             LogLevel::Warning => v1::LogLevel::Warning,
             LogLevel::Error => v1::LogLevel::Error,
@@ -175,6 +176,7 @@ impl TryFrom<v1::LogLine> for LogLine {
 
     fn try_from(line: v1::LogLine) -> Result<Self, ConvertError> {
         let level = match line.level() {
+            v1::LogLevel::Debug => LogLevel::Debug,
             v1::LogLevel::Info => LogLevel::Info,
             v1::LogLevel::Warning => LogLevel::Warning,
             v1::LogLevel::Error => LogLevel::Error,

@@ -10,6 +10,7 @@ mod architecture;
 mod clocks;
 mod control;
 mod copies;
+mod debug_logging;
 mod deploy;
 mod discovery;
 mod documentation;

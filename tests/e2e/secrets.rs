@@ -82,6 +82,11 @@ async fn planted_secrets_show_nowhere() {
     shown.push(format!("{changes:?}"));
     let init = v1::InitRepositoryRequest { name: "vault".to_owned() };
     shown.push(format!("{:?}", fleet.repositories().init(init).await.unwrap()));
+    // What says the most.
+    for source in ["shop", "refused"] {
+        let debug = v1::DebugSourceRequest { source: source.to_owned(), for_seconds: 3600 };
+        assert!(fleet.fleet().debug_source(debug).await.unwrap().into_inner().debug.is_some());
+    }
     for source in ["shop", "shop", "refused"] {
         let run = fleet.backup(source, "full").await;
         let phase = if source == "shop" { "succeeded" } else { "failed" };
@@ -104,6 +109,9 @@ async fn planted_secrets_show_nowhere() {
         shown.push(format!("{part:?}"));
     }
     watch.expect_unseen();
+    for command in ["/pg_dumpall ", "/pg_dump ", "/pg_restore "] {
+        assert!(shown.iter().any(|text| text.contains(command)), "no log names {command}");
+    }
     assert!(shown.iter().any(|text| text.contains("vault")), "what was looked at is not the right thing");
     for canary in canaries.all() {
         assert!(!shown.iter().any(|text| text.contains(canary)), "{canary} was shown");

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_engines::RunLog as _;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::{Backoff, BackoffPolicy, SharedClock};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use tonic::Status;
 use super::Shared;
 use crate::address::ControllerAddress;
 use crate::dial;
+use crate::run_log::RunLogger;
 
 /// Quick at first: a controller that restarts is back within seconds.
 const POLICY: BackoffPolicy = BackoffPolicy {
@@ -22,6 +24,7 @@ const POLICY: BackoffPolicy = BackoffPolicy {
 /// Counts failures in a row, and the time since the first of them.
 pub(super) struct Patience {
     clock: SharedClock,
+    log: RunLogger,
     cancel: CancellationToken,
     address: ControllerAddress,
     limit: Duration,
@@ -33,6 +36,7 @@ impl Patience {
     pub(super) fn new(shared: &Shared) -> Self {
         Self {
             clock: shared.clock.clone(),
+            log: shared.log.clone(),
             cancel: shared.cancel.clone(),
             address: shared.link.address().clone(),
             limit: shared.patience,
@@ -62,6 +66,7 @@ impl Patience {
         if self.backoff.failures() == 0 {
             tracing::info!(%failure, "a call to the controller failed, trying again");
         }
+        self.log.debug(format_args!("a call to the controller failed, it is tried again: {failure}"));
         self.backoff.wait(&*self.clock, &self.cancel).await.map_err(|_| cancelled())
     }
 }

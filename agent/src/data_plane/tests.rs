@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::{DataPlane, GrpcSink, GrpcSource, failure_of};
 use crate::counters::Counters;
 use crate::dial::Link;
+use crate::executor::RunContext;
+use crate::run_log::RunLogger;
 use crate::testing::controller::FakeController;
 
 struct Fixture {
@@ -32,15 +34,17 @@ async fn fixture(patience: Duration) -> Fixture {
     let identity = controller.enroll(folder.path());
     let link = Arc::new(Link::new(controller.address(), Arc::new(identity)));
     let cancel = CancellationToken::new();
-    let plane = DataPlane::new(
-        link,
-        SystemClock::shared(),
-        TaskGroup::new(&Shutdown::new()),
-        (RunId::at(1, [1; 10]), Attempt(1)),
-        cancel.clone(),
-        patience,
-        None,
-    );
+    let (run, attempt, clock) = (RunId::at(1, [1; 10]), Attempt(1), SystemClock::shared());
+    let context = RunContext {
+        run,
+        attempt,
+        cancel: cancel.clone(),
+        log: RunLogger::new(run, attempt, clock.clone()),
+        counters: Arc::default(),
+        scratch: folder.path().join("scratch"),
+        tasks: TaskGroup::new(&Shutdown::new()),
+    };
+    let plane = DataPlane::new(link, clock, &context, patience, None);
     Fixture { controller, plane, counters: Arc::default(), cancel, _folder: folder }
 }
 

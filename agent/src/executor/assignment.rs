@@ -30,6 +30,8 @@ pub struct Assignment {
     pub timeout: Option<Duration>,
     /// How fast it may send.
     pub pace: Option<Pace>,
+    /// For how long from now on its log holds debug lines.
+    pub debug: Duration,
 }
 
 /// An assignment that cannot be understood, and whose it is, so that this can be reported.
@@ -76,6 +78,7 @@ impl Assignment {
                 timeout: (assign.timeout_seconds > 0)
                     .then(|| Duration::from_secs(u64::from(assign.timeout_seconds))),
                 pace,
+                debug: Duration::from_secs(u64::from(assign.debug_seconds)),
             }),
             Err(error) => Err(Incomprehensible { run, attempt, failure: error.into() }),
         })

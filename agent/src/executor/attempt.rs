@@ -28,6 +28,7 @@ pub(super) struct AttemptTask {
     pub(super) assignment: Assignment,
     pub(super) stopper: Stopper,
     pub(super) counters: Arc<Counters>,
+    pub(super) log: RunLogger,
     /// Cancelled when an older attempt of the run has ended.
     pub(super) predecessor: Option<CancellationToken>,
 }
@@ -56,8 +57,7 @@ impl AttemptTask {
             predecessor.cancelled().await;
         }
         let (run, attempt) = (self.assignment.run, self.assignment.attempt);
-        let parts = &self.executor.parts;
-        let log = RunLogger::new(run, attempt, parts.clock.clone());
+        let log = self.log.clone();
         let slot = self.stopper.token().run_until_cancelled(self.executor.slots.acquire()).await;
         let result = match slot {
             Some(_slot) if self.executor.begin(run, attempt) => self.run(&log).await,

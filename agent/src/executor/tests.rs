@@ -99,6 +99,7 @@ fn assignment(n: u8, attempt: u32) -> Assignment {
         traceparent: String::new(),
         timeout: None,
         pace: None,
+        debug: Duration::ZERO,
     }
 }
 

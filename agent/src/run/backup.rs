@@ -35,7 +35,7 @@ pub(super) async fn run(
 ) -> Result<Outcome, Failure> {
     let context = job.context;
     let hooks = job.hooks(source)?;
-    context.counters.enter("opening the repository");
+    context.enter("opening the repository");
     let plane = job.data_plane();
     let repository = OpenedRepository::read(plane.open_repository().await?)?;
     let writer = writer(job, &plane, &repository, source, snapshot_type).await?;
@@ -44,10 +44,10 @@ pub(super) async fn run(
     let captured = job.between_hooks(&hooks, capture(job, writer)).await?;
 
     warn_of_unreadable(job, &captured.manifest);
-    context.counters.enter("uploading");
+    context.enter("uploading");
     let (root, written) = pipeline::store(captured.writer, &captured.manifest, &context.tasks).await?;
     captured.counters.copy_to(&context.counters);
-    context.counters.enter("committing");
+    context.enter("committing");
     let snapshot =
         plane.commit_snapshot(commit_request(job, source, root, &written, &captured.manifest)).await?;
     context.log.info(&format!(
@@ -71,13 +71,13 @@ async fn capture(job: &Job<'_>, writer: (SnapshotWriter, Arc<WriteCounters>)) ->
     let context = job.context;
     let (writer, write_counters) = writer;
     let counters = pipeline::CounterLink::new(write_counters);
-    context.counters.enter("connecting");
+    context.enter("connecting");
     let engine_context = job.engine_context();
     let capture = job.engine().open_capture(&engine_context).await?;
-    context.counters.enter("capturing");
+    context.enter("capturing");
     let feeding = pipeline::feed(capture, writer, &context.tasks);
     let fed = counters.follow(&context.counters, &*job.worker.clock, feeding).await?;
-    context.counters.enter("checking");
+    context.enter("checking");
     let manifest = fed.capture.finish(pipeline::stored_summary(&fed.written)).await?;
     Ok(Captured { writer: fed.writer, manifest, counters })
 }
@@ -109,6 +109,7 @@ async fn writer(
         cancel: job.context.cancel.clone(),
         gate: Some(Arc::new(pipeline::SourceFiles)),
         tree_cache,
+        read_observer: Some(Arc::new(pipeline::ReadLog(job.context.log.clone()))),
     };
     let defaults = WriteOptions::default();
     let options = WriteOptions {

@@ -16,7 +16,7 @@ pub(super) async fn run(
     let made = check_made_here(job, restore, targets)?;
     // Of a restore that did not succeed, only this agent knows what it left.
     let targets = if targets.is_empty() { &made } else { targets };
-    job.context.counters.enter("removing");
+    job.context.enter("removing");
     job.engine().discard(targets, &job.engine_context()).await?;
     let rest = made.iter().filter(|known| !targets.iter().any(|target| is_same(known, target)));
     job.worker.journal.remember(restore, rest.cloned().collect()).await?;

@@ -16,7 +16,7 @@ pub(super) async fn run(
     job.config.allow.check_restore(&job.assignment.source, &Placement::InPlace)?;
     discard::check_made_here(job, restore, targets)?;
     let hooks = job.hooks(source)?;
-    job.context.counters.enter("swapping");
+    job.context.enter("swapping");
     let items = targets.len() as u64;
     let report = RestoreReport { targets: targets.to_vec(), items, ..RestoreReport::default() };
     Ok(Outcome { restored: Some(restore::swap(job, &hooks, restore, report).await?) })

@@ -32,7 +32,7 @@ pub(super) async fn run(
         Failure::new(ErrorCode::Unsupported, "the snapshot has no manifest: another program wrote it")
             .at_stake("nothing was restored; its files can be restored by the program that wrote it")
     })?;
-    context.counters.enter("opening the repository");
+    context.enter("opening the repository");
     let contents = contents(job, manifest).await?;
     let report = match placement {
         Placement::InPlace => promote(job, &hooks, restore_aside(job, &order, contents).await?).await?,
@@ -72,13 +72,13 @@ async fn restore_aside(
 ) -> Result<RestoreReport, Failure> {
     let (context, journal) = (job.context, &job.worker.journal);
     let (engine, engine_context) = (job.engine(), job.engine_context());
-    context.counters.enter("planning");
+    context.enter("planning");
     let preview = engine.preview_restore(order, contents.manifest(), &engine_context).await?;
     let possible = preview.checks.iter().all(|check| check.outcome != CheckOutcome::Failed);
     if possible {
         journal.expect(context.run, preview.targets).await?;
     }
-    context.counters.enter("restoring");
+    context.enter("restoring");
     fail_point::hit("agent-before-restore");
     let restored = engine.restore(order, contents, &engine_context).await;
     if let Ok(report) = &restored {
@@ -107,7 +107,7 @@ async fn restore_delta(
 ) -> Result<RestoreReport, Failure> {
     let context = job.context;
     let (engine, engine_context) = (job.engine(), job.engine_context());
-    context.counters.enter("planning");
+    context.enter("planning");
     let preview = engine.preview_restore(order, contents.manifest(), &engine_context).await?;
     let obstacle = preview.checks.iter().find(|check| check.outcome == CheckOutcome::Failed);
     if let Some(check) = obstacle {
@@ -116,7 +116,7 @@ async fn restore_delta(
     }
     job.worker.journal.remember(context.run, preview.targets.clone()).await?;
     let restoring = async {
-        context.counters.enter("restoring");
+        context.enter("restoring");
         fail_point::hit("agent-before-restore");
         let restored = engine.restore(order, contents, &engine_context).await;
         fail_point::hit("agent-after-restore");
@@ -141,7 +141,7 @@ async fn promote(job: &Job<'_>, hooks: &RunHooks, report: RestoreReport) -> Resu
             "the run was cancelled before anything was replaced",
         ));
     }
-    context.counters.enter("swapping");
+    context.enter("swapping");
     let kept =
         format!("the live data was not replaced; what was restored is kept as {}", names(&report.targets));
     swap(job, hooks, context.run, report).await.map_err(|failure| failure.at_stake(kept))

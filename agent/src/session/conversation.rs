@@ -192,8 +192,10 @@ impl<'a> Conversation<'a> {
                 executor.drain();
             }
             Some(Incoming::Inquiry(inquiry)) => self.inquire(inquiry),
-            // Leases are the controller's book-keeping: a run that has lost its own is abandoned by a message.
-            Some(Incoming::RenewLease(_)) => {}
+            Some(Incoming::DebugRuns(debug)) => match parse("source", &debug.source) {
+                Ok(source) => executor.debug(&source, Duration::from_secs(u64::from(debug.seconds))),
+                Err(error) => tracing::warn!(%error, "a message that names no source was left alone"),
+            },
             Some(Incoming::Welcome(_)) => {
                 return Err(Ended::Lost(ended_by_controller().because("a second welcome")));
             }

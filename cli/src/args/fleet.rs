@@ -25,6 +25,8 @@ pub enum SourceCommand {
     Pause(SourcePauseArgs),
     /// End the pause of a source
     Resume(SourceNameArgs),
+    /// Have the runs of a source write down how they do what they do, for a while
+    Debug(SourceDebugArgs),
     /// Forget the definition of a source; its snapshots stay
     Remove(SourceRemoveArgs),
 }
@@ -190,6 +192,31 @@ pub struct SourcePauseArgs {
     /// For how long, such as 2h or 1d; without it until `holdfast source resume`
     #[arg(long = "for", value_name = "DURATION")]
     pub length: Option<Span>,
+}
+
+/// `source debug`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  holdfast source debug shop
+  holdfast source debug shop --for 2h
+  holdfast source debug shop --off
+
+Nothing is restarted: runs that are active begin to write debug lines into their logs too, such as the client tools \
+that they run, why a file is read again, and how long each pack took. `holdfast run logs` prints them. It ends by \
+itself.")]
+pub struct SourceDebugArgs {
+    /// Name of the source
+    #[arg(value_name = "SOURCE")]
+    pub name: String,
+
+    /// For how long, such as 30m or 2h, at most 7d [default: 1h]
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "off")]
+    pub length: Option<Span>,
+
+    /// End it now
+    #[arg(long)]
+    pub off: bool,
 }
 
 /// `source remove`

@@ -160,6 +160,7 @@ fn the_commands_are_those_that_were_promised() {
     run watch
     schema
     source add
+    source debug
     source discover
     source list
     source pause

@@ -133,6 +133,8 @@ calls! {
         discover = discover(DiscoverRequest) -> DiscoverResponse;
         /// Reaches a source.
         test_source = test_source(TestSourceRequest) -> TestSourceResponse;
+        /// Has the runs of a source write debug lines for a while.
+        debug_source = debug_source(DebugSourceRequest) -> DebugSourceResponse;
         /// Makes a token for a new agent.
         create_enrollment_token = create_enrollment_token(CreateEnrollmentTokenRequest) -> CreateEnrollmentTokenResponse;
         /// Enrolled agents.

@@ -310,6 +310,7 @@ fn log_text(form: OutputFormat, lines: &[LogLineView], look: &Look) -> String {
             let level = match line.level {
                 "error" => look.palette.bad("error  "),
                 "warning" => look.palette.warning("warning"),
+                "debug" => look.palette.dim("debug  "),
                 _ => look.palette.dim("info   "),
             };
             let at = line.at.map(|at| at.to_zoned(look.zone.clone()).strftime("%H:%M:%S").to_string());

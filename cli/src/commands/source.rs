@@ -12,7 +12,7 @@ use super::fleet_files::apply_text;
 use super::source_definition::{check, source_file};
 use super::source_discover;
 use crate::app::App;
-use crate::args::fleet::{SourceAddArgs, SourceCommand, SourcePauseArgs, SourceRemoveArgs};
+use crate::args::fleet::{SourceAddArgs, SourceCommand, SourceDebugArgs, SourcePauseArgs, SourceRemoveArgs};
 use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
@@ -20,6 +20,9 @@ use crate::output::text::{plain, size};
 use crate::output::{Align, Column, Look, Record, Tone, format};
 use crate::views::fleet::SourceView;
 use crate::views::moment;
+
+/// How long debug lines are written when nobody says, in seconds.
+const DEBUG_SECONDS: u32 = 3600;
 
 pub(super) async fn source(app: &mut App, command: SourceCommand) -> CliResult {
     match command {
@@ -30,6 +33,7 @@ pub(super) async fn source(app: &mut App, command: SourceCommand) -> CliResult {
         SourceCommand::Test(args) => test(app, &args.name).await,
         SourceCommand::Pause(args) => pause(app, &args).await,
         SourceCommand::Resume(args) => resume(app, &args.name).await,
+        SourceCommand::Debug(args) => debug(app, &args).await,
         SourceCommand::Remove(args) => remove(app, args).await,
     }
 }
@@ -219,6 +223,33 @@ async fn resume(app: &mut App, name: &str) -> CliResult {
         format!("source {name} was not paused")
     });
     app.output.next(&[format!("holdfast policy next {name}")]);
+    Ok(ExitStatus::Ok)
+}
+
+async fn debug(app: &mut App, args: &SourceDebugArgs) -> CliResult {
+    let client = app.connect().await?;
+    let for_seconds = match args.length {
+        _ if args.off => Ok(0),
+        Some(length) => u32::try_from(length.secs()),
+        None => Ok(DEBUG_SECONDS),
+    };
+    let for_seconds = for_seconds.map_err(|_| CliError::usage("--for is longer than a week"))?;
+    let request = v1::DebugSourceRequest { source: args.name.clone(), for_seconds };
+    let reply = client.debug_source(request).await?;
+    match moment(reply.debug.and_then(|debug| debug.until)) {
+        Some(until) => {
+            let until = app.output.look().both_times(until);
+            app.output.note(&format!("runs of source {} write debug lines until {until}", args.name));
+            app.output.next(&[
+                format!("holdfast backup run {}", args.name),
+                format!("holdfast source debug {} --off", args.name),
+            ]);
+        }
+        None if reply.was_on => {
+            app.output.note(&format!("runs of source {} write no debug lines any more", args.name));
+        }
+        None => app.output.note(&format!("runs of source {} wrote no debug lines", args.name)),
+    }
     Ok(ExitStatus::Ok)
 }
 

@@ -224,6 +224,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
         ("is in", places(status, look)),
         ("running", run(&status.active_run)),
         ("last backup", run(&status.last_backup)),
+        ("debug", status.debug_until.map(|at| format!("until {}", look.time(at))).unwrap_or_default()),
         ("problem", status.problem.as_deref().map(plain).unwrap_or_default()),
         ("next", status.remedy.as_deref().map(plain).unwrap_or_default()),
     ]));

@@ -256,7 +256,7 @@ pub(crate) struct LogLineView {
     pub at: Option<Timestamp>,
     /// The attempt that wrote it.
     pub attempt: u32,
-    /// info, warning or error.
+    /// debug, info, warning or error.
     pub level: &'static str,
     /// The text.
     pub text: String,
@@ -267,6 +267,7 @@ impl From<v1::LogLine> for LogLineView {
         let level = match line.level() {
             v1::LogLevel::Error => "error",
             v1::LogLevel::Warning => "warning",
+            v1::LogLevel::Debug => "debug",
             v1::LogLevel::Info | v1::LogLevel::Unspecified => "info",
         };
         Self { at: moment(line.at), attempt: line.attempt, level, text: line.text }

@@ -66,6 +66,8 @@ pub(crate) struct SourceStatusView {
     pub health: HealthView,
     /// How it stands in each repository, in the order of their names.
     pub places: Vec<PlaceView>,
+    /// Until when its runs write debug lines.
+    pub debug_until: Option<Timestamp>,
 }
 
 /// How a source stands in one repository.
@@ -239,6 +241,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             verified_at: moment(status.verified_at),
             health: status.health.unwrap_or_default().into(),
             places: status.places.into_iter().map(PlaceView::from).collect(),
+            debug_until: moment(status.debug.and_then(|debug| debug.until)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Definitions: validate, diff, apply, export, list, delete; and the test of a source.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_model::fleet::{self, Change, ChangeAction, FleetError, FleetFile};
 use holdfast_model::ids::SourceName;
@@ -13,10 +14,14 @@ use tonic::{Request, Response, Status};
 use super::{Repeatable, agents, caller_of, discovery, reply};
 use crate::access::Caller;
 use crate::core::Core;
+use crate::debug_logging::DebugLogging;
 use crate::fleet_changes::{
     self, Authorship, Confirmed, FleetPlan, all_in_one, managed_elsewhere, refuse_removal_in_use,
 };
 use crate::records::Batch;
+
+/// The longest debug logging, in seconds: what writes ten times the lines must not be forgotten.
+const DEBUG_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 /// The service.
 pub struct FleetApi {
@@ -51,6 +56,21 @@ impl FleetApi {
         })
         .await?;
         Ok(plan.changes)
+    }
+
+    async fn debug_inner(
+        &self,
+        caller: &Caller,
+        request: &v1::DebugSourceRequest,
+    ) -> Result<v1::DebugSourceResponse, Failure> {
+        let source: SourceName = parse("source", &request.source)?;
+        self.core.definitions.source(&source)?;
+        if request.for_seconds > DEBUG_SECONDS_MAX {
+            return Err(ConvertError::new("for_seconds", "is more than a week").into());
+        }
+        let length = (request.for_seconds > 0).then(|| Duration::from_secs(request.for_seconds.into()));
+        let (before, now) = self.core.debug_source(&source, length, &caller.actor()).await?;
+        Ok(v1::DebugSourceResponse { debug: now.as_ref().map(debug_logging), was_on: before.is_some() })
     }
 
     async fn delete_inner(
@@ -167,6 +187,15 @@ fn change(change: &Change) -> v1::Change {
     }
 }
 
+/// Debug logging on the wire.
+pub fn debug_logging(logging: &DebugLogging) -> v1::DebugLogging {
+    v1::DebugLogging {
+        until: Some(timestamp(logging.until)),
+        by: logging.by.clone(),
+        at: Some(timestamp(logging.at)),
+    }
+}
+
 #[tonic::async_trait]
 impl FleetService for FleetApi {
     async fn validate(
@@ -244,6 +273,14 @@ impl FleetService for FleetApi {
     ) -> Result<Response<v1::TestSourceResponse>, Status> {
         let report = self.test_inner(&request.into_inner().source).await;
         reply(report.map(|report_json| v1::TestSourceResponse { report_json }))
+    }
+
+    async fn debug_source(
+        &self,
+        request: Request<v1::DebugSourceRequest>,
+    ) -> Result<Response<v1::DebugSourceResponse>, Status> {
+        let caller = caller_of(&request);
+        reply(self.debug_inner(&caller, &request.into_inner()).await)
     }
 
     async fn discover(

@@ -79,6 +79,8 @@ kinds! {
     DamagedPacks = 16 "damaged packs";
     /// That no backup of a source begins by itself for now, by the source.
     Pause = 17 "pause";
+    /// That the runs of a source write debug lines, by the source.
+    Debug = 18 "debug";
     /// An alert, a silence, or what counts beside them.
     Alert = 30 "alert";
     /// A message that waits to be delivered, by its channel and id.

@@ -20,6 +20,10 @@ struct Stderr;
 
 #[expect(clippy::print_stderr, reason = "an example speaks to the person who runs it")]
 impl RunLog for Stderr {
+    fn debug(&self, line: std::fmt::Arguments<'_>) {
+        eprintln!("debug: {line}");
+    }
+
     fn info(&self, line: &str) {
         eprintln!("info: {line}");
     }

@@ -87,7 +87,7 @@ impl FilesEngine {
                     first_unreadable
                         .get_or_insert_with(|| format!("/{}: {why}", String::from_utf8_lossy(&path)));
                 }
-                Step::AttributesUnreadable(..) => {}
+                Step::AttributesUnreadable(..) | Step::LeftOut(_) => {}
             }
             if entries >= PROBE_ENTRIES_MAX || context.cancel.is_cancelled() {
                 report.warnings.push(format!("only the first {} were looked at", counted(entries, "entry")));

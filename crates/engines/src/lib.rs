@@ -8,6 +8,7 @@
 //! a server is async.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct EngineContext {
 
 /// The log of one run, kept by the controller and shown by `holdfast run logs`.
 pub trait RunLog: Send + Sync {
+    /// How something is done; kept only while somebody wants to know. Cheap when nobody does.
+    fn debug(&self, line: fmt::Arguments<'_>);
     /// Something worth knowing.
     fn info(&self, line: &str);
     /// Something that may need attention; counts as a warning of the run.

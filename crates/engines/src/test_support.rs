@@ -1,5 +1,6 @@
 //! What the tests of several engines need.
 
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt as _;
@@ -27,6 +28,8 @@ pub(crate) struct TestLog {
 }
 
 impl RunLog for TestLog {
+    fn debug(&self, _line: fmt::Arguments<'_>) {}
+
     fn info(&self, _line: &str) {}
 
     fn warn(&self, line: &str) {

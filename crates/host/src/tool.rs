@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
+use holdfast_model::text::shell_word;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -229,6 +230,14 @@ impl ToolCommand {
             _ => HostError::new(ErrorCode::ToolFailed, format!("the tool {program} could not be started")),
         }
         .caused_by(error)
+    }
+}
+
+impl fmt::Display for ToolCommand {
+    /// Program and arguments as a shell takes them, without the environment.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shell_word(&self.program.to_string_lossy()))?;
+        self.arguments.iter().try_for_each(|word| write!(f, " {}", shell_word(&word.to_string_lossy())))
     }
 }
 

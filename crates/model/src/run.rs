@@ -408,6 +408,8 @@ pub struct LogLine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
+    /// How something was done; written only while the debug logging of the source is on.
+    Debug,
     /// Worth knowing.
     Info,
     /// May need attention.

@@ -61,6 +61,7 @@ fn main() -> Result<(), Failure> {
         cancel: tokio_util::sync::CancellationToken::new(),
         gate: None,
         tree_cache: None,
+        read_observer: None,
     };
     let opened = began.elapsed();
     let parent = match parent {

@@ -47,9 +47,9 @@ mod tests;
 
 pub use feed::{OwnFile, SnapshotWriter};
 pub use options::{
-    FileGate, FileIdentity, FilePass, Parent, StoredContent, TreeSource, UNREADABLE_NAMED_MAX,
-    UnreadableFile, WriteContent, WriteCounters, WriteEntry, WriteOptions, WriteTotals, WriterContext,
-    Written,
+    FileGate, FileIdentity, FilePass, Parent, ReadObserver, StoredContent, TreeSource, UNREADABLE_NAMED_MAX,
+    UnreadableFile, WhyRead, WriteContent, WriteCounters, WriteEntry, WriteOptions, WriteTotals,
+    WriterContext, Written,
 };
 
 pub use parent_trees::ParentTrees;

@@ -91,6 +91,7 @@ impl House {
             cancel: tokio_util::sync::CancellationToken::new(),
             gate: None,
             tree_cache: None,
+            read_observer: None,
         };
         let time = if parent.is_some() { LATER } else { NOW };
         let parent = parent.map(|root| {

@@ -62,6 +62,8 @@ pub(crate) struct SourceStatusView {
     health: SourceHealthView,
     /// How it stands in each repository, in the order of their names.
     places: Vec<PlaceView>,
+    /// Until when its runs write debug lines.
+    debug_until: Option<Timestamp>,
 }
 
 /// How a source stands in one repository.
@@ -177,6 +179,7 @@ impl From<v1::SourceStatus> for SourceStatusView {
             verified_at: moment(status.verified_at),
             health: status.health.unwrap_or_default().into(),
             places: status.places.into_iter().map(PlaceView::from).collect(),
+            debug_until: moment(status.debug.and_then(|debug| debug.until)),
         }
     }
 }

@@ -79,6 +79,12 @@ impl Capture for FilesCapture {
                 }
                 Some(Step::Unreadable(path, reason)) => self.record_unreadable(&path, reason),
                 Some(Step::AttributesUnreadable(path, reason)) => self.warn_of_attributes(&path, &reason),
+                Some(Step::LeftOut(path)) => {
+                    let path = String::from_utf8_lossy(&path);
+                    self.context
+                        .log
+                        .debug(format_args!("{} is left out by the patterns", path.escape_debug()));
+                }
                 None => {
                     self.ended = true;
                     return Ok(None);

@@ -247,7 +247,7 @@ pub(super) fn count(path: &Path, found: &mut FilesManifest) -> Result<(), Engine
                 found.files += 1;
                 found.bytes += entry.metadata.size;
             }
-            Step::Entry(_) | Step::AttributesUnreadable(..) => {}
+            Step::Entry(_) | Step::AttributesUnreadable(..) | Step::LeftOut(_) => {}
             Step::Unreadable(path, why) => {
                 return Err(unreadable(Path::new(std::ffi::OsStr::from_bytes(&path)), why));
             }

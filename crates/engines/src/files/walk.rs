@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Unreadable(Vec<u8>, String),
     /// Something that was read but for its extended attributes.
     AttributesUnreadable(Vec<u8>, String),
+    /// Something that is there and not taken: its absolute path.
+    LeftOut(Vec<u8>),
 }
 
 /// A walk over the roots of a source.
@@ -162,7 +164,8 @@ impl Walker {
         }
         let (taken, inside) = self.judge(frame.inside, &stat, is_root);
         if !taken && node.is_none() {
-            return Ok(None);
+            // Of a folder on the way to a root nothing but that root is meant.
+            return Ok(frame.inside.is_some().then(|| Step::LeftOut(self.path.clone())));
         }
         let step = self.entry(name_start, &stat);
         if is_folder && (inside.is_some() || node.is_some()) {

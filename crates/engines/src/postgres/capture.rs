@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use holdfast_model::ErrorCode;
 use holdfast_model::manifest::{DatabaseManifest, Manifest, TableManifest};
 use holdfast_model::source::{EngineKind, PostgresConfig};
+use holdfast_model::text::counted;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,10 @@ pub(crate) async fn open(
     let first = server.session(server.first_database(), cancel).await?;
     let facts = ServerFacts::read(&first, cancel).await?;
     let names = facts.select(&server, &config.databases)?;
+    let log = &context.log;
+    let rights = if facts.superuser { "a superuser" } else { "no superuser" };
+    log.debug(format_args!("{server} has version {}; {} is {rights}", facts.version, server.user()));
+    log.debug(format_args!("databases: {}", printable(&names.join(", "))));
     let tools = tools::find("pg_dump", config.tools.as_deref(), facts.major, cancel).await?;
     let dumpall = query_version(&tools.path("pg_dumpall"), cancel).await?;
     let passfile = server.passfile(context, "pgpass-capture")?;
@@ -95,18 +100,25 @@ pub(crate) async fn open(
     let captured_at = context.clock.now();
     let log_position = catalog::log_position(&first, cancel).await?;
     drop(first);
+    log.debug(format_args!("the log of the server is at {log_position}"));
     let mut databases = export_snapshots(&server, names, cancel).await?;
     for database in &mut databases {
         let session = database.session.as_ref().expect("it was opened just now and nothing was dumped yet");
         database.inventory = Inventory::read(session, cancel).await?;
         let relations = &database.inventory.relations;
         catalog::require_readable(relations, &database.name, server.user())?;
+        log.debug(format_args!(
+            "database {}: snapshot {}, {}",
+            printable(&database.name),
+            database.snapshot,
+            counted(relations.len() as u64, "relation")
+        ));
     }
     // The order in which the tree holds their files.
     databases.sort_by(|a, b| a.path.cmp(&b.path));
 
     let mut counting = JoinSet::new();
-    counting.spawn(count_all(counting_work(&databases), cancel.clone()));
+    counting.spawn(count_all(counting_work(&databases, log), cancel.clone()));
     let tool_versions = BTreeMap::from([
         ("pg_dump".to_owned(), tools.version.to_string()),
         ("pg_dumpall".to_owned(), dumpall.to_string()),
@@ -159,9 +171,10 @@ struct CountingWork {
     session: Arc<Session>,
     relations: Vec<Relation>,
     progress: Arc<DumpProgress>,
+    log: Arc<dyn RunLog>,
 }
 
-fn counting_work(databases: &[DatabaseCapture]) -> Vec<CountingWork> {
+fn counting_work(databases: &[DatabaseCapture], log: &Arc<dyn RunLog>) -> Vec<CountingWork> {
     let work = databases.iter().filter_map(|database| {
         let counted = database.inventory.relations.iter().filter(|relation| relation.counted);
         Some(CountingWork {
@@ -169,6 +182,7 @@ fn counting_work(databases: &[DatabaseCapture]) -> Vec<CountingWork> {
             session: Arc::clone(database.session.as_ref()?),
             relations: counted.cloned().collect(),
             progress: Arc::clone(&database.progress),
+            log: Arc::clone(log),
         })
     });
     work.collect()
@@ -206,8 +220,12 @@ impl CountingWork {
         }
         let mut tables = Counts::new();
         for relation in &self.relations {
+            let (began, table) = (Instant::now(), relation.key());
             if let Some(rows) = catalog::count_rows_in_passing(&self.session, relation, cancel).await? {
-                tables.insert(relation.key(), rows);
+                let millis = began.elapsed().as_millis();
+                let name = printable(&table);
+                self.log.debug(format_args!("table {name}: {} rows, counted in {millis} ms", rows.rows));
+                tables.insert(table, rows);
             }
         }
         for table in catalog::changed_tables(&self.session, cancel).await? {
@@ -234,7 +252,9 @@ async fn read_globals(
         command = command.arg("--no-role-passwords");
     }
     let output = ToolOutput::Captured { bytes_max: GLOBALS_BYTES_MAX };
+    context.log.debug(format_args!("runs {command}"));
     let exit = command.spawn(ToolInput::Empty, output, &context.cancel)?.wait().await?;
+    context.log.debug(format_args!("{exit} after {:.1} s", exit.elapsed.as_secs_f64()));
     if !exit.is_success() {
         return Err(dump_failed(&exit, "roles and tablespaces"));
     }
@@ -325,6 +345,7 @@ impl PostgresCapture {
             .arg(format!("--snapshot={}", database.snapshot))
             .arg(format!("--dbname={}", self.server.conninfo(Some(&database.name))));
         self.context.log.info(&format!("dumping database {}", printable(&database.name)));
+        self.context.log.debug(format_args!("runs {command}"));
         let tool = command.spawn(ToolInput::Empty, ToolOutput::Piped, &self.context.cancel)?;
         Ok(DumpReader::new(
             &database.name,

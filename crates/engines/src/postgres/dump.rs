@@ -63,6 +63,7 @@ impl DumpReader {
 
     fn conclude(&self, tool: RunningTool, walker: ArchiveWalker) -> Result<ArchiveSummary, EngineError> {
         let exit = tool.wait_blocking()?;
+        self.log.debug(format_args!("{exit} after {:.1} s", exit.elapsed.as_secs_f64()));
         let database = printable(&self.database);
         if !exit.is_success() {
             return Err(dump_failed(&exit, &database));

@@ -158,6 +158,7 @@ impl Restore<'_> {
         let ownership = ownership(&self.maintenance, &self.facts, &part.database.roles, cancel).await?;
         checks.extend(ownership.check(&part.database.name));
         self.run_tool(part, chosen.as_ref().map(|chosen| chosen.ids.as_slice()), &ownership).await?;
+        self.context.log.debug(format_args!("applies what belongs to the database, and counts its rows"));
         if part.is_whole() {
             self.apply_database_sql(part, &entries, &ownership, &mut checks).await?;
         }
@@ -301,6 +302,7 @@ impl Restore<'_> {
         }
         let contents = Arc::clone(&self.contents);
         let path = part.database.path.clone();
+        self.context.log.debug(format_args!("runs {command}"));
         let mut tool = command.spawn(ToolInput::Piped, ToolOutput::Discarded, &self.context.cancel)?;
         let stdin = tool.take_stdin().expect("the tool was started with its input piped");
         // When this future is dropped the tool is killed, and the thread ends with its next write.
@@ -309,6 +311,7 @@ impl Restore<'_> {
         // What could not be read explains whatever the tool says of it.
         fed?;
         let exit = exit?;
+        self.context.log.debug(format_args!("{exit} after {:.1} s", exit.elapsed.as_secs_f64()));
         if exit.is_success() { Ok(()) } else { Err(restore_failed(&exit, &part.database.name)) }
     }
 

@@ -73,6 +73,7 @@ impl SqliteCapture {
             }
         };
         file_metadata.size = size.bytes();
+        context.log.debug(format_args!("{} pages of {} bytes", size.pages, size.page_bytes));
         let is_stream = matches!(content, Content::PageStream { .. });
         let interrupt = checks.sqlite().get_interrupt_handle();
         let checked = start_checks(file.clone(), checks)?;
@@ -195,6 +196,9 @@ impl Capture for SqliteCapture {
         }
         drop(checked.checks);
         let (facts, health, warnings) = checked.outcome?;
+        for (table, counted) in &facts.tables {
+            self.context.log.debug(format_args!("table {}: {} rows", table.escape_debug(), counted.rows));
+        }
         if !health.damage.is_empty() {
             let what = format!("the database {}", self.file.display());
             return Err(damaged(&what, &health, ErrorCode::SourceDamaged));

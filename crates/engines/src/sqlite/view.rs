@@ -85,6 +85,7 @@ pub(crate) fn open(
     let journal_mode: String =
         patience.retry(path, || pages.sqlite.query_row("PRAGMA journal_mode", [], |row| row.get(0)))?;
     let uses_log = journal_mode == "wal";
+    log.debug(format_args!("{} has journal mode {journal_mode}", path.display()));
     if uses_log && has_page_table(&pages.sqlite) {
         let mut checks = LiveConnection::open(path, access, patience)?;
         if meet(path, &pages.sqlite, &checks.sqlite, patience)?
@@ -92,6 +93,7 @@ pub(crate) fn open(
             && checks.hold_new(path)
         {
             let witness = Witness::of(path);
+            log.debug(format_args!("its pages are read in place, inside a read transaction"));
             return Ok(View::Live { pages: Box::new(pages), checks: Box::new(checks), witness });
         }
         log.info("the write-ahead log is too busy for a view in place: the database is copied first");
@@ -99,6 +101,7 @@ pub(crate) fn open(
         leave(&checks.sqlite);
     }
     let file = scratch.join("copy.sqlite3");
+    log.debug(format_args!("it is copied to {}", file.display()));
     copy(path, &pages.sqlite, &file, patience, uses_log, log)?;
     drop(pages);
     let checks = open_read_only(&file).and_then(|checks| enter(&checks).map(|()| checks));

@@ -35,6 +35,10 @@ impl KeptLog {
 }
 
 impl RunLog for KeptLog {
+    fn debug(&self, line: std::fmt::Arguments<'_>) {
+        self.lines.lock().push(format!("debug {line}"));
+    }
+
     fn info(&self, line: &str) {
         self.lines.lock().push(format!("info {line}"));
     }

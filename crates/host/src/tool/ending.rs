@@ -1,5 +1,6 @@
 //! How a tool ended, and what it said.
 
+use std::fmt;
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
@@ -61,29 +62,33 @@ impl ToolExit {
 
     /// The error that says how it ended, whatever that is.
     pub fn to_error(&self) -> HostError {
-        let name = &self.name;
-        let (code, message) = match self.ending {
-            ToolEnding::Exited(status) => {
-                (ErrorCode::ToolFailed, format!("{name} ended with exit status {status}"))
-            }
-            ToolEnding::Signalled(signal) => {
-                (ErrorCode::ToolFailed, format!("{name} was killed by signal {signal}"))
-            }
-            ToolEnding::Cancelled => {
-                (ErrorCode::RunCancelled, format!("{name} was stopped: the run was cancelled"))
-            }
-            ToolEnding::DeadlineOver(deadline) => {
-                (ErrorCode::ToolFailed, format!("{name} did not end within {} s", deadline.as_secs_f64()))
-            }
-            ToolEnding::OutputTooLong(bytes_max) => {
-                (ErrorCode::ToolFailed, format!("{name} printed more than {}", size(bytes_max as u64)))
-            }
-            ToolEnding::Killed => (ErrorCode::ToolFailed, format!("{name} was killed")),
+        let code = match self.ending {
+            ToolEnding::Cancelled => ErrorCode::RunCancelled,
+            _ => ErrorCode::ToolFailed,
         };
-        let error = HostError::new(code, message);
+        let error = HostError::new(code, self.to_string());
         match self.stderr.last_lines(5) {
             said if said.is_empty() => error,
             said => error.caused_by(said),
+        }
+    }
+}
+
+impl fmt::Display for ToolExit {
+    /// How it ended, without what it said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match self.ending {
+            ToolEnding::Exited(status) => write!(f, "{name} ended with exit status {status}"),
+            ToolEnding::Signalled(signal) => write!(f, "{name} was killed by signal {signal}"),
+            ToolEnding::Cancelled => write!(f, "{name} was stopped: the run was cancelled"),
+            ToolEnding::DeadlineOver(deadline) => {
+                write!(f, "{name} did not end within {} s", deadline.as_secs_f64())
+            }
+            ToolEnding::OutputTooLong(bytes_max) => {
+                write!(f, "{name} printed more than {}", size(bytes_max as u64))
+            }
+            ToolEnding::Killed => write!(f, "{name} was killed"),
         }
     }
 }

@@ -10,10 +10,10 @@ use super::failed::{Failed, out_of_order};
 use super::fill::{Cutting, Fill, Pipeline, ReadContent, ReadFailed};
 use super::folders::{FinishedTree, Folders, Outcome, ROOT, Ticket};
 use super::options::{
-    FileIdentity, Parent, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters, WriteEntry,
-    WriteOptions, WriterContext, Written,
+    FileIdentity, Parent, ReadObserver, UNREADABLE_NAMED_MAX, UnreadableFile, WriteContent, WriteCounters,
+    WriteEntry, WriteOptions, WriterContext, Written,
 };
-use super::past::{PastTrees, is_unchanged};
+use super::past::{PastTrees, as_before};
 use super::shared::{Batch, BatchContent, Buffer, Chunk, Shared, Stopped};
 use super::threads::Threads;
 use super::worker::{FileJob, FileToRead, Job, JobContents};
@@ -47,6 +47,7 @@ pub struct SnapshotWriter {
     /// The open folders from the root to the innermost.
     open: Vec<usize>,
     has_parent: bool,
+    read_observer: Option<Arc<dyn ReadObserver>>,
     own_folder: Option<Ticket>,
     job: Job,
     job_bytes: u64,
@@ -89,11 +90,13 @@ impl SnapshotWriter {
                 None
             }
         });
+        let read_observer = context.read_observer.clone().filter(|_| past.is_some());
         let (threads, contents) = Threads::start(&shared, context)?;
         Ok(Self {
             threads,
             shared,
             has_parent: past.is_some(),
+            read_observer,
             folders: Folders::new(past, next_cache),
             open: vec![ROOT],
             own_folder: None,
@@ -192,14 +195,17 @@ impl SnapshotWriter {
                 self.add_known(folder, name, metadata, content, fingerprint);
                 Ok(())
             }
-            WriteContent::File(file) => match parent.filter(|node| is_unchanged(node, &metadata)) {
-                Some(node) => {
+            WriteContent::File(file) => match as_before(parent, &metadata) {
+                Ok(node) => {
                     WriteCounters::add(&counters.files_unchanged, 1);
                     let content = ReadContent { blobs: node.content, size: node.metadata.size };
                     self.add_known(folder, name, metadata, content, fingerprint);
                     Ok(())
                 }
-                None => {
+                Err(why) => {
+                    if let Some(observer) = &self.read_observer {
+                        observer.reads(&path, why);
+                    }
                     let identity = FileIdentity { device_id: metadata.device_id, inode: metadata.inode };
                     let identity = Some(identity).filter(|identity| identity.inode != 0);
                     let file = FileToRead { path: file, identity, cutting: Cutting::ByContent };

@@ -68,6 +68,44 @@ pub struct WriterContext {
     /// The file with the cache of the source's trees, in a folder that is there. It is used with a parent, and made
     /// anew by every backup; without one the parent's trees are read from the repository.
     pub tree_cache: Option<PathBuf>,
+    /// Told of each file that is read although there is a parent, before it is.
+    pub read_observer: Option<Arc<dyn ReadObserver>>,
+}
+
+/// Wants to know which files an incremental backup reads.
+pub trait ReadObserver: Send + Sync {
+    /// This file is read, for this reason. Must not wait.
+    fn reads(&self, path: &[u8], why: WhyRead);
+}
+
+/// Why a file is read although there is a parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyRead {
+    /// The parent has no file of this path.
+    New,
+    /// The parent could not read it.
+    Unreadable,
+    /// It has another size.
+    Size,
+    /// It was modified.
+    ModificationTime,
+    /// Its inode was changed: its content with its modification time set back, or its owner, mode or links alone.
+    ChangeTime,
+    /// It is another file under the same name, or the file system numbers its files anew.
+    Inode,
+}
+
+impl std::fmt::Display for WhyRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            WhyRead::New => "it is new",
+            WhyRead::Unreadable => "it could not be read before",
+            WhyRead::Size => "its size differs",
+            WhyRead::ModificationTime => "its modification time differs",
+            WhyRead::ChangeTime => "its change time differs",
+            WhyRead::Inode => "its inode differs",
+        })
+    }
 }
 
 /// Which file: device and inode, as the metadata of its entry say.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::options::{Parent, TreeSource};
+use super::options::{Parent, TreeSource, WhyRead};
 use crate::id::BlobId;
 use crate::tree::{Fingerprint, Node, NodeMetadata, NodeType, Tree};
 use crate::tree_cache::{CachedTree, TreeCache};
@@ -119,14 +119,57 @@ impl PastEntries {
     }
 }
 
-/// Whether a file need not be read: nothing that changes with its content differs.
-pub(super) fn is_unchanged(parent: &Node, now: &NodeMetadata) -> bool {
+/// The file of the parent, if this one need not be read: nothing that changes with its content differs.
+pub(super) fn as_before(parent: Option<Node>, now: &NodeMetadata) -> Result<Node, WhyRead> {
+    let parent = parent.ok_or(WhyRead::New)?;
     let then = &parent.metadata;
-    then.node_type == NodeType::File
-        && now.node_type == NodeType::File
-        && then.size == now.size
-        && then.mtime == now.mtime
-        && then.ctime == now.ctime
-        && then.inode == now.inode
-        && parent.error.is_none()
+    let differences = [
+        (then.node_type != NodeType::File || now.node_type != NodeType::File, WhyRead::New),
+        (parent.error.is_some(), WhyRead::Unreadable),
+        (then.size != now.size, WhyRead::Size),
+        (then.mtime != now.mtime, WhyRead::ModificationTime),
+        (then.ctime != now.ctime, WhyRead::ChangeTime),
+        (then.inode != now.inode, WhyRead::Inode),
+    ];
+    match differences.into_iter().find(|(differs, _)| *differs) {
+        Some((_, why)) => Err(why),
+        None => Ok(parent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::FileTime;
+
+    fn file() -> NodeMetadata {
+        let time = FileTime { seconds: 1_800_000_000, nanoseconds: 5 };
+        NodeMetadata { size: 900, ctime: time, inode: 7, ..NodeMetadata::plain(NodeType::File, 0o644, time) }
+    }
+
+    #[test]
+    fn a_file_is_read_again_for_the_first_thing_that_differs() {
+        let later = FileTime { seconds: 1_800_000_001, nanoseconds: 5 };
+        let node = |error: Option<&str>, metadata| Node {
+            metadata,
+            error: error.map(str::to_owned),
+            ..Node::new(b"a".to_vec(), file())
+        };
+        let now = [
+            (file(), None),
+            (NodeMetadata { uid: 1, mode: 0o600, ..file() }, None),
+            (NodeMetadata { size: 901, mtime: later, ..file() }, Some(WhyRead::Size)),
+            (NodeMetadata { mtime: later, ctime: later, ..file() }, Some(WhyRead::ModificationTime)),
+            (NodeMetadata { ctime: later, ..file() }, Some(WhyRead::ChangeTime)),
+            (NodeMetadata { inode: 8, ..file() }, Some(WhyRead::Inode)),
+        ];
+        for (now, why) in now {
+            assert_eq!(as_before(Some(node(None, file())), &now).err(), why, "{now:?}");
+        }
+        assert_eq!(as_before(None, &file()).err(), Some(WhyRead::New));
+        let folder = NodeMetadata { node_type: NodeType::Directory, ..file() };
+        assert_eq!(as_before(Some(node(None, folder)), &file()).err(), Some(WhyRead::New));
+        let unreadable = node(Some("permission denied"), file());
+        assert_eq!(as_before(Some(unreadable), &file()).err(), Some(WhyRead::Unreadable));
+    }
 }

@@ -60,6 +60,7 @@ impl House {
             cancel: CancellationToken::new(),
             gate: None,
             tree_cache: None,
+            read_observer: None,
         }
     }
 
