@@ -86,14 +86,14 @@ async fn ours(folder: &Path, blobs: u64) -> anyhow::Result<()> {
         let meter = Meter::start();
         let mut known = 0;
         for question in questions(start..start + ROUND_BLOBS) {
-            known += index.lookup(question).await?.iter().flatten().count();
+            known += index.lookup(BlobType::Data, question).await?.iter().flatten().count();
         }
         meter.print(what, ROUND_BLOBS)?;
         anyhow::ensure!(known as u64 == if start == blobs { ROUND_BLOBS } else { 0 });
     }
     let meter = Meter::start();
     for question in questions(0..ROUND_BLOBS.min(blobs)) {
-        index.lookup(question).await?;
+        index.lookup(BlobType::Data, question).await?;
     }
     meter.print("ours: ask, old", ROUND_BLOBS.min(blobs))?;
     index.close().await?;
@@ -115,8 +115,9 @@ fn in_memory(blobs: u64) -> anyhow::Result<()> {
     meter.print("memory: enter", ROUND_BLOBS)?;
     for (what, start) in [("memory: known", blobs), ("memory: unknown", 1 << 40), ("memory: old", 0)] {
         let meter = Meter::start();
-        let known =
-            questions(start..start + ROUND_BLOBS.min(blobs)).flatten().filter_map(|id| index.get(&id));
+        let known = questions(start..start + ROUND_BLOBS.min(blobs))
+            .flatten()
+            .filter_map(|id| index.get(BlobType::Data, &id));
         let known = known.count();
         meter.print(what, ROUND_BLOBS.min(blobs))?;
         anyhow::ensure!((known > 0) == (start != 1 << 40));

@@ -21,8 +21,12 @@ struct OpenSource(Arc<OpenRepository>);
 
 #[async_trait]
 impl BlobSource for OpenSource {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        let places = self.0.locate(ids).await;
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
+        let places = self.0.locate(blob_type, ids).await;
         let places = places.map_err(|failure| RepositoryError::sink(failure.code, failure))?;
         Ok(places.into_iter().map(|place| place.map(Into::into)).collect())
     }

@@ -257,7 +257,7 @@ impl DataPlane {
         request: &v1::CommitSnapshotRequest,
     ) -> Result<(), Failure> {
         let tree = BlobId::from_bytes(id_bytes("tree_id", &request.tree_id)?);
-        if repository.locate(&[tree]).await?[0].is_some() {
+        if repository.locate(BlobType::Tree, &[tree]).await?[0].is_some() {
             return Ok(());
         }
         Err(Failure::new(ErrorCode::ObjectMissing, format!("the root tree {tree} was never stored"))
@@ -322,24 +322,24 @@ impl DataPlane {
         &self,
         agent: AgentName,
         mut questions: Streaming<Q>,
-        read: fn(Q) -> (Option<v1::RunRef>, bytes::Bytes),
-        answer: fn(Arc<OpenRepository>, bytes::Bytes) -> BoxFuture<'static, Result<A, Failure>>,
+        read: fn(Q) -> (Option<v1::RunRef>, Asked),
+        answer: fn(Arc<OpenRepository>, Asked) -> BoxFuture<'static, Result<A, Failure>>,
     ) -> Result<ReceiverStream<Result<A, Status>>, Failure>
     where
         Q: Send + 'static,
         A: Send + 'static,
     {
         let first = questions.message().await.map_err(|_| ConvertError::new("stream", "ended at once"))?;
-        let (reference, ids) = read(first.ok_or_else(|| ConvertError::new("stream", "is empty"))?);
+        let (reference, asked) = read(first.ok_or_else(|| ConvertError::new("stream", "is empty"))?);
         let granted = self.grant(&agent, reference.as_ref()).await?;
         let (sender, answers) = mpsc::channel(ANSWERS_MAX);
         let (core, run) = (self.core.clone(), (granted.run.id, granted.run.state.attempt));
         let repository = granted.repository;
         self.core.tasks.spawn("answer lookups", OnEnd::Isolated, async move {
-            let mut next = Some(ids);
-            while let Some(ids) = next {
-                let reply = match check_ids(&core, run, &agent, &ids) {
-                    Ok(()) => answer(repository.clone(), ids).await,
+            let mut next = Some(asked);
+            while let Some(asked) = next {
+                let reply = match check_ids(&core, run, &agent, &asked.ids) {
+                    Ok(()) => answer(repository.clone(), asked).await,
                     Err(failure) => Err(failure),
                 };
                 let ended = reply.is_err();
@@ -408,8 +408,20 @@ fn check_ids(
     Ok(())
 }
 
-fn ids_of(bytes: &[u8]) -> Vec<BlobId> {
-    bytes.as_chunks::<32>().0.iter().map(|id| BlobId::from_bytes(*id)).collect()
+/// Blobs of one type that an agent asks about.
+struct Asked {
+    trees: bool,
+    ids: bytes::Bytes,
+}
+
+impl Asked {
+    fn blob_type(&self) -> BlobType {
+        if self.trees { BlobType::Tree } else { BlobType::Data }
+    }
+
+    fn ids(&self) -> Vec<BlobId> {
+        self.ids.as_chunks::<32>().0.iter().map(|id| BlobId::from_bytes(*id)).collect()
+    }
 }
 
 fn read_entries(header: &v1::PackHeader) -> Result<Vec<PackEntry>, Failure> {
@@ -436,9 +448,9 @@ fn read_entries(header: &v1::PackHeader) -> Result<Vec<PackEntry>, Failure> {
 
 async fn known_bits(
     repository: Arc<OpenRepository>,
-    ids: bytes::Bytes,
+    asked: Asked,
 ) -> Result<v1::LookupBlobsResponse, Failure> {
-    let known = repository.known(&ids_of(&ids)).await?;
+    let known = repository.known(asked.blob_type(), &asked.ids()).await?;
     let mut bits = vec![0u8; known.len().div_ceil(8)];
     for (index, _) in known.iter().enumerate().filter(|(_, known)| **known) {
         bits[index / 8] |= 1 << (index % 8);
@@ -446,20 +458,18 @@ async fn known_bits(
     Ok(v1::LookupBlobsResponse { known: bits.into() })
 }
 
-async fn places(
-    repository: Arc<OpenRepository>,
-    ids: bytes::Bytes,
-) -> Result<v1::LocateBlobsResponse, Failure> {
-    let places = repository.locate(&ids_of(&ids)).await?.into_iter().map(|place| match place {
-        None => v1::BlobPlace::default(),
-        Some(place) => v1::BlobPlace {
-            pack_id: place.pack.as_bytes().to_vec(),
-            offset: place.entry.offset,
-            length: place.entry.length,
-            uncompressed_length: place.entry.uncompressed_length.unwrap_or(0),
-            is_tree: place.entry.blob_type == BlobType::Tree,
-        },
-    });
+async fn places(repository: Arc<OpenRepository>, asked: Asked) -> Result<v1::LocateBlobsResponse, Failure> {
+    let places =
+        repository.locate(asked.blob_type(), &asked.ids()).await?.into_iter().map(|place| match place {
+            None => v1::BlobPlace::default(),
+            Some(place) => v1::BlobPlace {
+                pack_id: place.pack.as_bytes().to_vec(),
+                offset: place.entry.offset,
+                length: place.entry.length,
+                uncompressed_length: place.entry.uncompressed_length.unwrap_or(0),
+                is_tree: place.entry.blob_type == BlobType::Tree,
+            },
+        });
     Ok(v1::LocateBlobsResponse { places: places.collect() })
 }
 
@@ -487,8 +497,8 @@ impl DataService for DataPlane {
             .answer_ids(
                 agent,
                 request.into_inner(),
-                |asked| (asked.run, asked.ids),
-                |repository, ids| known_bits(repository, ids).boxed(),
+                |asked| (asked.run, Asked { trees: asked.trees, ids: asked.ids }),
+                |repository, asked| known_bits(repository, asked).boxed(),
             )
             .await;
         answers.map(Response::new).map_err(|failure| to_status(&failure))
@@ -503,8 +513,8 @@ impl DataService for DataPlane {
             .answer_ids(
                 agent,
                 request.into_inner(),
-                |asked| (asked.run, asked.ids),
-                |repository, ids| places(repository, ids).boxed(),
+                |asked| (asked.run, Asked { trees: asked.trees, ids: asked.ids }),
+                |repository, asked| places(repository, asked).boxed(),
             )
             .await;
         answers.map(Response::new).map_err(|failure| to_status(&failure))

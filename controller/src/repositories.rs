@@ -16,7 +16,7 @@ use holdfast_model::secret::SecretRef;
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
-use holdfast_repository::id::{BlobId, IdSet, PackId};
+use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::index::BlobLocation;
 use holdfast_repository::key_slot::{KeyOrigin, ScryptCost};
 use holdfast_repository::pack::PackEntry;
@@ -387,20 +387,24 @@ impl OpenRepository {
         self.repository.store()
     }
 
-    /// Which of these blobs it has, as far as is known in packs that are whole.
+    /// Which of these blobs of one type it has, as far as is known in packs that are whole.
     ///
     /// # Errors
     /// When the index can not be read.
-    pub async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, Failure> {
-        self.index.known(self, ids).await
+    pub async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, Failure> {
+        self.index.known(self, blob_type, ids).await
     }
 
-    /// Where these blobs are.
+    /// Where these blobs of one type are.
     ///
     /// # Errors
     /// When the index can not be read.
-    pub async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, Failure> {
-        self.index.locate(self, ids).await
+    pub async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, Failure> {
+        self.index.locate(self, blob_type, ids).await
     }
 
     /// The packs that are damaged or gone, as far as is known.

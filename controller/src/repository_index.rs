@@ -12,7 +12,7 @@ use holdfast_model::text::counted;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
 use holdfast_repository::format::ObjectName;
-use holdfast_repository::id::{BlobId, IdSet, IndexId, PackId};
+use holdfast_repository::id::{BlobId, BlobType, IdSet, IndexId, PackId};
 use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
 use holdfast_repository::pack::PackEntry;
 use holdfast_repository::prune_apply::remove_from_index;
@@ -201,27 +201,33 @@ impl RepositoryIndex {
         self.waiting.read().index.contains_pack(pack) || self.blobs.contains_pack(pack)
     }
 
-    /// Which of these blobs the repository has in packs that are relied on.
+    /// Which of these blobs of one type the repository has in packs that are relied on.
     ///
     /// # Errors
     /// `HF-4004`, or what building the index anew fails with.
-    pub async fn known(&self, of: &OpenRepository, ids: &[BlobId]) -> Result<Vec<bool>, Failure> {
-        let waiting = |index: &MemoryIndex, id: &BlobId| index.contains(id).then_some(true);
-        let ask = |ids| self.blobs.contains(ids);
+    pub async fn known(
+        &self,
+        of: &OpenRepository,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<bool>, Failure> {
+        let waiting = |index: &MemoryIndex, id: &BlobId| index.contains(blob_type, id).then_some(true);
+        let ask = |ids| self.blobs.contains(blob_type, ids);
         self.ask(of, ids, waiting, ask).await
     }
 
-    /// Where these blobs are.
+    /// Where these blobs of one type are.
     ///
     /// # Errors
     /// As for [`RepositoryIndex::known`].
     pub async fn locate(
         &self,
         of: &OpenRepository,
+        blob_type: BlobType,
         ids: &[BlobId],
     ) -> Result<Vec<Option<BlobLocation>>, Failure> {
-        let waiting = |index: &MemoryIndex, id: &BlobId| index.get(id).map(Some);
-        let ask = |ids| self.blobs.lookup(ids);
+        let waiting = |index: &MemoryIndex, id: &BlobId| index.get(blob_type, id).map(Some);
+        let ask = |ids| self.blobs.lookup(blob_type, ids);
         self.ask(of, ids, waiting, ask).await
     }
 

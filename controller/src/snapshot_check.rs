@@ -252,8 +252,8 @@ impl StructureCheck {
         seen: &mut IdSet<BlobId>,
     ) -> Result<Vec<(BlobId, Tree, Option<BlobId>)>, Failure> {
         let mut known = Vec::with_capacity(now.len());
-        for ((id, base), place) in now.iter().zip(self.locate(&ids_of(now)).await?) {
-            if self.is_at(id, place, BlobType::Tree) {
+        for ((id, base), place) in now.iter().zip(self.locate(BlobType::Tree, &ids_of(now)).await?) {
+            if self.is_at(id, place) {
                 known.push((*id, *base));
             }
         }
@@ -282,24 +282,19 @@ impl StructureCheck {
         }
     }
 
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, Failure> {
+    async fn locate(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, Failure> {
         let mut places = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOCATE_BATCH) {
-            places.extend(
-                self.repository.locate(ids).await?.into_iter().map(|place| place.map(BlobPlace::from)),
-            );
+            let found = self.repository.locate(blob_type, ids).await?;
+            places.extend(found.into_iter().map(|place| place.map(BlobPlace::from)));
         }
         Ok(places)
     }
 
-    /// Whether a blob is known, as what it is needed for, in a pack that is relied on.
-    fn is_at(&mut self, id: &BlobId, place: Option<BlobPlace>, wanted: BlobType) -> bool {
+    /// Whether a blob is known, in a pack that is relied on.
+    fn is_at(&mut self, id: &BlobId, place: Option<BlobPlace>) -> bool {
         let (code, reason) = match place {
             None => (ErrorCode::ObjectMissing, "is in no index".to_owned()),
-            Some(place) if place.blob_type != wanted => (
-                ErrorCode::ObjectDamaged,
-                format!("is needed as {wanted}, the index has it as {}", place.blob_type),
-            ),
             Some(place) if self.doubted.contains(&place.pack) => {
                 let pack = ObjectName::Pack(place.pack);
                 (ErrorCode::ObjectDamaged, format!("is only in {pack}, which is damaged or gone"))
@@ -316,11 +311,11 @@ impl StructureCheck {
     /// Every blob of these files is known, and they add up to their sizes.
     async fn check_files(&mut self, files: Vec<File>) -> Result<(), Failure> {
         let ids: Vec<BlobId> = files.iter().flat_map(|file| file.blobs.iter().copied()).collect();
-        let mut places = self.locate(&ids).await?.into_iter();
+        let mut places = self.locate(BlobType::Data, &ids).await?.into_iter();
         for file in files {
             let mut length = Some(0);
             for (id, place) in file.blobs.iter().zip(&mut places) {
-                let is_there = self.is_at(id, place, BlobType::Data);
+                let is_there = self.is_at(id, place);
                 let bytes = place.filter(|_| is_there).map(|place| u64::from(place.content_length()));
                 length = length.zip(bytes).map(|(length, bytes)| length + bytes);
             }

@@ -7,7 +7,7 @@ use holdfast_model::Failure;
 use holdfast_model::ids::SnapshotId;
 use holdfast_repository::RepositoryError;
 use holdfast_repository::chunker::Chunker;
-use holdfast_repository::id::BlobId;
+use holdfast_repository::id::{BlobId, BlobType};
 use holdfast_repository::pack::SealedPack;
 use holdfast_repository::sink::BlobSink;
 use holdfast_repository::snapshot::{SnapshotObject, SnapshotSummary};
@@ -105,8 +105,8 @@ pub(crate) struct OpenSink(pub(crate) Arc<OpenRepository>);
 
 #[async_trait]
 impl BlobSink for OpenSink {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
-        self.0.known(ids).await.map_err(|failure| RepositoryError::sink(failure.code, failure))
+    async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+        self.0.known(blob_type, ids).await.map_err(|failure| RepositoryError::sink(failure.code, failure))
     }
 
     async fn put_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {

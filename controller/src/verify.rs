@@ -160,7 +160,7 @@ impl Verifier {
     fn open(&mut self, ids: &[BlobId], blob_type: BlobType) -> Result<Vec<Tree>, RepositoryError> {
         let mut found: Vec<(BlobPlace, BlobId)> = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOCATE_BATCH) {
-            let places = self.handle.block_on(self.reader.source().locate(ids))?;
+            let places = self.handle.block_on(self.reader.source().locate(blob_type, ids))?;
             for (id, place) in ids.iter().zip(places) {
                 match place {
                     Some(place) if place.blob_type == blob_type => found.push((place, *id)),

@@ -13,7 +13,7 @@ use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
 use holdfast_repository::check::{CheckOptions, CheckProgress, verify_pack};
 use holdfast_repository::format::{ObjectKind, ObjectName};
-use holdfast_repository::id::{BlobId, IdMap, IdSet, PackId};
+use holdfast_repository::id::{BlobId, BlobType, IdMap, IdSet, PackId};
 use holdfast_repository::reader::{BlobOpener, LOCATE_BATCH};
 use holdfast_runtime::fail_point;
 use jiff::Timestamp;
@@ -229,15 +229,17 @@ async fn is_sound(
         }
         Err(error) => return Err(repository_failure(&repository.name, &error)),
     };
-    for entries in verdict.entries.chunks(LOCATE_BATCH) {
-        let ids: Vec<BlobId> = entries.iter().map(|entry| entry.id).collect();
-        let places = repository.locate(&ids).await?;
-        let agrees = entries
-            .iter()
-            .zip(places)
-            .all(|(entry, place)| place.is_some_and(|place| place.pack != pack || place.entry == *entry));
-        if !agrees {
-            return Ok(false);
+    for blob_type in BlobType::ALL {
+        let entries: Vec<_> = verdict.entries.iter().filter(|entry| entry.blob_type == blob_type).collect();
+        for entries in entries.chunks(LOCATE_BATCH) {
+            let ids: Vec<BlobId> = entries.iter().map(|entry| entry.id).collect();
+            let places = repository.locate(blob_type, &ids).await?;
+            let agrees = entries.iter().zip(places).all(|(entry, place)| {
+                place.is_some_and(|place| place.pack != pack || place.entry == **entry)
+            });
+            if !agrees {
+                return Ok(false);
+            }
         }
     }
     Ok(true)

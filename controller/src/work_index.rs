@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
-use holdfast_repository::id::{BlobId, IdSet, PackId};
+use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::index::{BlobLocation, BlobLocations, WorkIndex};
 use holdfast_repository::pack::PackEntry;
 use holdfast_runtime::TaskGroup;
@@ -71,13 +71,17 @@ fn failed(error: BlobIndexError) -> RepositoryError {
 
 #[async_trait]
 impl BlobLocations for DiskWorkIndex {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
         let blobs = self.blobs()?;
         if self.untold.swap(false, Ordering::AcqRel) {
             // Packs have numbers once they are entered, so it is told after.
             blobs.doubt_only(&self.doubted.lock().iter().copied().collect::<Vec<_>>());
         }
-        blobs.lookup(ids.to_vec()).await.map_err(failed)
+        blobs.lookup(blob_type, ids.to_vec()).await.map_err(failed)
     }
 }
 
@@ -131,7 +135,7 @@ mod tests {
         index.enter(vec![(bad, vec![entry("in both"), entry("in the bad one")])]).await.unwrap();
         index.enter(vec![(good, vec![entry("in both")])]).await.unwrap();
         let ids = ["in both", "in the bad one", "in none"].map(|name| entry(name).id);
-        let found = index.locate(&ids).await.unwrap();
+        let found = index.locate(BlobType::Data, &ids).await.unwrap();
         let packs: Vec<_> = found.iter().map(|location| location.map(|location| location.pack)).collect();
         assert_eq!(packs, [Some(good), Some(bad), None]);
         assert!(folder.is_dir());

@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_proto::v1;
+use holdfast_repository::id::{BlobId, BlobType};
 use holdfast_runtime::OnEnd;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::patience::Patience;
-use super::{DataClient, DataPlane};
+use super::{DataClient, DataPlane, joined};
 
 /// Questions under way on the stream.
 const IN_FLIGHT_MAX: usize = 16;
@@ -28,7 +29,7 @@ pub(super) trait Query: Send + 'static {
     /// What the answer means.
     type Answer: Send + 'static;
 
-    fn request(run: Option<v1::RunRef>, ids: Bytes) -> Self::Request;
+    fn request(run: Option<v1::RunRef>, trees: bool, ids: Bytes) -> Self::Request;
 
     fn open(
         client: DataClient,
@@ -40,6 +41,7 @@ pub(super) trait Query: Send + 'static {
 }
 
 struct Question<Q: Query> {
+    trees: bool,
     ids: Bytes,
     count: usize,
     reply: oneshot::Sender<Result<Q::Answer, Failure>>,
@@ -59,11 +61,12 @@ impl<Q: Query> QueryStream<Q> {
         Self { questions }
     }
 
-    /// Asks about these ids, at most [`holdfast_proto::LOOKUP_IDS_MAX`], 32 bytes each.
-    pub(super) async fn ask(&self, ids: Bytes) -> Result<Q::Answer, Failure> {
+    /// Asks about blobs of one type, at most [`holdfast_proto::LOOKUP_IDS_MAX`].
+    pub(super) async fn ask(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Q::Answer, Failure> {
         let (reply, answer) = oneshot::channel();
         let ended = || Failure::new(ErrorCode::RunCancelled, "the stream of questions has ended");
-        let question = Question { count: ids.len() / 32, ids, reply };
+        let question =
+            Question { trees: blob_type == BlobType::Tree, count: ids.len(), ids: joined(ids), reply };
         self.questions.send(question).await.map_err(|_| ended())?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
@@ -109,7 +112,7 @@ impl<Q: Query> Talk<Q> {
         let mut asked = 0;
         // Before the call: a server may answer it only once it has seen a question.
         while let Some(question) = self.waiting.get(asked)
-            && sender.try_send(Q::request(run.take(), question.ids.clone())).is_ok()
+            && sender.try_send(Q::request(run.take(), question.trees, question.ids.clone())).is_ok()
         {
             asked += 1;
         }
@@ -124,7 +127,8 @@ impl<Q: Query> Talk<Q> {
                 },
                 permit = sender.reserve(), if asked < self.waiting.len() => {
                     let permit = permit.map_err(|_| broken())?;
-                    permit.send(Q::request(run.take(), self.waiting[asked].ids.clone()));
+                    let question = &self.waiting[asked];
+                    permit.send(Q::request(run.take(), question.trees, question.ids.clone()));
                     asked += 1;
                 }
                 answer = answers.message() => {

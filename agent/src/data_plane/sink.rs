@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::query::{Query, QueryStream};
-use super::{DataClient, DataPlane, carried, joined};
+use super::{DataClient, DataPlane, carried};
 use crate::counters::Counters;
 
 struct Lookup;
@@ -24,8 +24,8 @@ impl Query for Lookup {
     type Response = v1::LookupBlobsResponse;
     type Answer = Bytes;
 
-    fn request(run: Option<v1::RunRef>, ids: Bytes) -> Self::Request {
-        v1::LookupBlobsRequest { run, ids }
+    fn request(run: Option<v1::RunRef>, trees: bool, ids: Bytes) -> Self::Request {
+        v1::LookupBlobsRequest { run, ids, trees }
     }
 
     async fn open(
@@ -62,10 +62,10 @@ impl GrpcSink {
 
 #[async_trait]
 impl BlobSink for GrpcSink {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+    async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
         let mut known = Vec::with_capacity(ids.len());
         for batch in ids.chunks(LOOKUP_IDS_MAX) {
-            let bits = self.lookups.ask(joined(batch)).await.map_err(carried)?;
+            let bits = self.lookups.ask(blob_type, batch).await.map_err(carried)?;
             known.extend((0..batch.len()).map(|n| bits[n / 8] >> (n % 8) & 1 == 1));
         }
         Ok(known)

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::query::{Query, QueryStream};
-use super::{DataClient, DataPlane, carried, joined};
+use super::{DataClient, DataPlane, carried};
 use crate::counters::Counters;
 
 struct Locate;
@@ -24,8 +24,8 @@ impl Query for Locate {
     type Response = v1::LocateBlobsResponse;
     type Answer = Vec<Option<BlobPlace>>;
 
-    fn request(run: Option<v1::RunRef>, ids: Bytes) -> Self::Request {
-        v1::LocateBlobsRequest { run, ids }
+    fn request(run: Option<v1::RunRef>, trees: bool, ids: Bytes) -> Self::Request {
+        v1::LocateBlobsRequest { run, ids, trees }
     }
 
     async fn open(
@@ -75,8 +75,12 @@ impl GrpcSource {
 
 #[async_trait]
 impl BlobSource for GrpcSource {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        self.places.ask(joined(ids)).await.map_err(carried)
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
+        self.places.ask(blob_type, ids).await.map_err(carried)
     }
 
     async fn read(&self, pack: PackId, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {

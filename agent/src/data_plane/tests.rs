@@ -77,10 +77,11 @@ async fn a_pack_arrives_as_it_was_sent_and_is_known_then() {
     let fixture = fixture(LONG).await;
     let sink = GrpcSink::new(&fixture.plane, fixture.counters.clone());
     let ids = [BlobId::of(&[1]), BlobId::of(&[2]), BlobId::of(&[3])];
-    assert_eq!(sink.known(&ids).await.unwrap(), [false; 3]);
+    assert_eq!(sink.known(BlobType::Data, &ids).await.unwrap(), [false; 3]);
     let sent = pack(3_500_001);
     sink.put_pack(sent.clone()).await.unwrap();
-    assert_eq!(sink.known(&ids).await.unwrap(), [true, true, false]);
+    assert_eq!(sink.known(BlobType::Data, &ids).await.unwrap(), [true, false, false]);
+    assert_eq!(sink.known(BlobType::Tree, &ids).await.unwrap(), [false, true, false]);
     let stored = fixture.controller.repository.state.lock().packs[&sent.id.as_bytes()[..]].clone();
     assert_eq!(stored, sent.bytes);
     assert_eq!(fixture.counters.bytes_stored.get(), 3_500_001);
@@ -97,8 +98,8 @@ async fn many_questions_are_under_way_on_one_stream() {
             // More than fit into one question; the known ones at different places.
             let mut ids = vec![BlobId::of(b"unknown"); 5000];
             ids[n] = BlobId::of(&[1]);
-            ids[4999 - n] = BlobId::of(&[2]);
-            let known = sink.known(&ids).await.unwrap();
+            ids[4999 - n] = BlobId::of(&[1]);
+            let known = sink.known(BlobType::Data, &ids).await.unwrap();
             let expected: Vec<usize> =
                 known.iter().enumerate().filter(|(_, known)| **known).map(|(n, _)| n).collect();
             assert_eq!(expected, [n, 4999 - n]);
@@ -131,9 +132,9 @@ async fn questions_that_were_under_way_are_asked_again_after_a_restart() {
     let sink = GrpcSink::new(&fixture.plane, fixture.counters.clone());
     sink.put_pack(pack(1000)).await.unwrap();
     let ids = [BlobId::of(&[1]), BlobId::of(&[9])];
-    assert_eq!(sink.known(&ids).await.unwrap(), [true, false]);
+    assert_eq!(sink.known(BlobType::Data, &ids).await.unwrap(), [true, false]);
     fixture.controller.kill();
-    let (known, ()) = futures::join!(sink.known(&ids), fixture.controller.restart());
+    let (known, ()) = futures::join!(sink.known(BlobType::Data, &ids), fixture.controller.restart());
     assert_eq!(known.unwrap(), [true, false]);
     assert!(fixture.controller.repository.lookup_streams.load(Ordering::Relaxed) >= 2);
 }
@@ -146,7 +147,7 @@ async fn a_refusal_is_final_and_in_the_controllers_words() {
     let sink = GrpcSink::new(&fixture.plane, fixture.counters.clone());
     assert_eq!(failure_of(&sink.put_pack(pack(1000)).await.unwrap_err()), refusal);
     assert_eq!(fixture.controller.repository.put_calls.load(Ordering::Relaxed), 1);
-    assert_eq!(failure_of(&sink.known(&[BlobId::of(&[1])]).await.unwrap_err()), refusal);
+    assert_eq!(failure_of(&sink.known(BlobType::Data, &[BlobId::of(&[1])]).await.unwrap_err()), refusal);
 }
 
 #[tokio::test]
@@ -170,7 +171,7 @@ async fn patience_has_an_end() {
     fixture.controller.kill();
     let sink = GrpcSink::new(&fixture.plane, fixture.counters.clone());
     let ids = [BlobId::of(&[1])];
-    let (stored, known) = futures::join!(sink.put_pack(pack(1000)), sink.known(&ids));
+    let (stored, known) = futures::join!(sink.put_pack(pack(1000)), sink.known(BlobType::Data, &ids));
     for error in [stored.unwrap_err(), known.unwrap_err()] {
         let failure = failure_of(&error);
         assert_eq!(failure.code, ErrorCode::ControllerUnreachable, "{failure:?}");
@@ -184,10 +185,11 @@ async fn a_cancelled_run_waits_for_nothing() {
     fixture.controller.kill();
     let sink = GrpcSink::new(&fixture.plane, fixture.counters.clone());
     let ids = [BlobId::of(&[1])];
-    let (stored, known, ()) = futures::join!(sink.put_pack(pack(1000)), sink.known(&ids), async {
-        tokio::task::yield_now().await;
-        fixture.cancel.cancel();
-    });
+    let (stored, known, ()) =
+        futures::join!(sink.put_pack(pack(1000)), sink.known(BlobType::Data, &ids), async {
+            tokio::task::yield_now().await;
+            fixture.cancel.cancel();
+        });
     assert_eq!(failure_of(&stored.unwrap_err()).code, ErrorCode::RunCancelled);
     assert_eq!(failure_of(&known.unwrap_err()).code, ErrorCode::RunCancelled);
 }
@@ -198,9 +200,11 @@ async fn ranges_of_packs_come_back_as_they_were_stored() {
     let sent = pack(3 << 20);
     fixture.plane.put_pack(&sent).await.unwrap();
     let source = GrpcSource::new(&fixture.plane, fixture.counters.clone());
-    let places = source.locate(&[BlobId::of(&[2]), BlobId::of(b"none"), BlobId::of(&[1])]).await.unwrap();
-    let (tree, data) = (places[0].unwrap(), places[2].unwrap());
-    assert!(places[1].is_none());
+    let ids = [BlobId::of(&[2]), BlobId::of(b"none"), BlobId::of(&[1])];
+    let places = async |blob_type| source.locate(blob_type, &ids).await.unwrap();
+    let (trees, data) = (places(BlobType::Tree).await, places(BlobType::Data).await);
+    assert_eq!([&trees, &data].map(|places| places.iter().flatten().count()), [1, 1]);
+    let (tree, data) = (trees[0].unwrap(), data[2].unwrap());
     assert_eq!((tree.pack, tree.blob_type, tree.uncompressed_length), (sent.id, BlobType::Tree, None));
     assert_eq!((data.blob_type, data.uncompressed_length), (BlobType::Data, Some(12345)));
     for (offset, length) in [(0, 10), (100, 1 << 20), (7, (2 << 20) + 1), (0, 3 << 20)] {

@@ -105,7 +105,7 @@ impl DataService for MemoryDataService {
             let mut bits = BytesMut::zeroed(count.div_ceil(8));
             let state = repository.state.lock();
             for (n, id) in question.ids.chunks(32).enumerate() {
-                if state.places.contains_key(id) {
+                if state.places.get(id).is_some_and(|place| place.is_tree == question.trees) {
                     bits[n / 8] |= 1 << (n % 8);
                 }
             }
@@ -122,7 +122,10 @@ impl DataService for MemoryDataService {
         let answers = request.into_inner().map(move |question| {
             let question = question?;
             let state = repository.state.lock();
-            let places = question.ids.chunks(32).map(|id| state.places.get(id).cloned().unwrap_or_default());
+            let places = question.ids.chunks(32).map(|id| {
+                let place = state.places.get(id).filter(|place| place.is_tree == question.trees);
+                place.cloned().unwrap_or_default()
+            });
             Ok(v1::LocateBlobsResponse { places: places.collect() })
         });
         Ok(Response::new(Box::pin(answers)))

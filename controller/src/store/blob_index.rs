@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_model::ErrorCode;
-use holdfast_repository::id::{BlobId, PackId};
+use holdfast_repository::id::{BlobId, BlobType, PackId};
 use holdfast_repository::index::BlobLocation;
 use holdfast_repository::pack::PackEntry;
 
@@ -36,17 +36,21 @@ pub use entered::EnteredIndexes;
 /// answer.
 #[async_trait]
 pub trait BlobIndex: Send + Sync + std::fmt::Debug + 'static {
-    /// Where each blob is, in the order of the question; nothing for those that are unknown.
+    /// Where each blob of one type is, in the order of the question; nothing for those that are unknown.
     ///
     /// # Errors
     /// The index cannot be read, or is damaged: then it is no longer complete.
-    async fn lookup(&self, ids: Vec<BlobId>) -> Result<Vec<Option<BlobLocation>>, BlobIndexError>;
+    async fn lookup(
+        &self,
+        blob_type: BlobType,
+        ids: Vec<BlobId>,
+    ) -> Result<Vec<Option<BlobLocation>>, BlobIndexError>;
 
-    /// Which of the blobs are known, in the order of the question; cheaper than [`BlobIndex::lookup`].
+    /// Which of the blobs of one type are known, in the order of the question; cheaper than [`BlobIndex::lookup`].
     ///
     /// # Errors
     /// As for [`BlobIndex::lookup`].
-    async fn contains(&self, ids: Vec<BlobId>) -> Result<Vec<bool>, BlobIndexError>;
+    async fn contains(&self, blob_type: BlobType, ids: Vec<BlobId>) -> Result<Vec<bool>, BlobIndexError>;
 
     /// Enters packs with their blobs; a pack that was entered before is left as it is. Visible when it returns, and
     /// kept unless the machine loses its power. Waits while earlier entries are still being written out.

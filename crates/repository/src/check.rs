@@ -31,7 +31,7 @@ pub use data::{PackVerdict, verify_pack};
 
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
-use crate::id::{BlobId, IdSet, PackId, SnapshotId};
+use crate::id::{BlobId, BlobType, IdSet, PackId, SnapshotId};
 use crate::index::{BlobLocation, WorkIndex};
 use crate::reader::LOCATE_BATCH;
 use crate::repository::Repository;
@@ -262,14 +262,34 @@ impl Checker {
         done.unwrap_or(Err(RepositoryError::Cancelled))
     }
 
-    /// Where blobs are, in their order, however many.
-    fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+    /// Where blobs of one type are, in their order, however many.
+    fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
         let mut found = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOCATE_BATCH) {
-            found.extend(self.wait(self.index.locate(ids))?);
+            found.extend(self.wait(self.index.locate(blob_type, ids))?);
         }
         if found.len() != ids.len() {
             return Err(RepositoryError::Pipeline("the index answered for other blobs than were asked"));
+        }
+        Ok(found)
+    }
+}
+
+impl Checker {
+    /// Where blobs are, in their order, whatever their types.
+    fn locate_each(
+        &self,
+        blobs: &[(BlobId, BlobType)],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+        let mut found = vec![None; blobs.len()];
+        for wanted in BlobType::ALL {
+            let places: Vec<usize> = (0..blobs.len()).filter(|&place| blobs[place].1 == wanted).collect();
+            let ids: Vec<BlobId> = places.iter().map(|&place| blobs[place].0).collect();
+            places.into_iter().zip(self.locate(wanted, &ids)?).for_each(|(place, at)| found[place] = at);
         }
         Ok(found)
     }

@@ -246,7 +246,7 @@ impl Copier {
         let mut waiting: Vec<BlobId> = Vec::new();
         while !folders.is_empty() {
             let now = folders.split_off(folders.len().saturating_sub(TREES_AT_ONCE));
-            let wanted = self.ask(&now)?;
+            let wanted = self.ask(BlobType::Tree, &now)?;
             for tree in self.take(wanted, BlobType::Tree)? {
                 self.context.progress.trees.fetch_add(1, Ordering::Relaxed);
                 for node in tree.nodes {
@@ -277,7 +277,7 @@ impl Copier {
 
     fn send_data(&mut self, waiting: &mut Vec<BlobId>) -> Result<(), RepositoryError> {
         for ids in std::mem::take(waiting).chunks(BATCH_BLOBS) {
-            let mut wanted = self.ask(ids)?;
+            let mut wanted = self.ask(BlobType::Data, ids)?;
             wanted.retain(|blob| blob.is_new);
             self.take(wanted, BlobType::Data)?;
         }
@@ -290,10 +290,10 @@ impl Copier {
     }
 
     /// Which of these blobs the other repository lacks.
-    fn ask(&self, ids: &[BlobId]) -> Result<Vec<Wanted>, RepositoryError> {
+    fn ask(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<Wanted>, RepositoryError> {
         let mut wanted = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOCATE_BATCH) {
-            let known = self.wait(self.context.to.known(ids))?;
+            let known = self.wait(self.context.to.known(blob_type, ids))?;
             wanted.extend(ids.iter().zip(known).map(|(id, known)| Wanted { id: *id, is_new: !known }));
         }
         Ok(wanted)
@@ -332,7 +332,7 @@ impl Copier {
         let mut found: Vec<(BlobPlace, Wanted)> = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(LOCATE_BATCH) {
             let ids: Vec<BlobId> = wanted.iter().map(|blob| blob.id).collect();
-            for (blob, place) in wanted.iter().zip(self.wait(source.source().locate(&ids))?) {
+            for (blob, place) in wanted.iter().zip(self.wait(source.source().locate(blob_type, &ids))?) {
                 match place {
                     Some(place) if place.blob_type == blob_type => found.push((place, *blob)),
                     _ => taken.failed.push((*blob, None, RepositoryError::BlobMissing { blob: blob.id })),

@@ -146,7 +146,8 @@ ids! {
     RepositoryId;
 }
 
-/// What a blob holds.
+/// What a blob holds. A repository tells blobs by type and id: the same bytes may be stored twice, as the content of a
+/// file and as a folder, and neither stands for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlobType {
@@ -157,6 +158,9 @@ pub enum BlobType {
 }
 
 impl BlobType {
+    /// Both types.
+    pub const ALL: [BlobType; 2] = [BlobType::Data, BlobType::Tree];
+
     /// The word used in index objects.
     pub fn as_str(self) -> &'static str {
         match self {

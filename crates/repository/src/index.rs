@@ -9,18 +9,22 @@ pub use json::{IndexPack, encode_index, visit_index};
 pub use memory::{BlobLocation, MemoryIndex};
 
 use crate::error::RepositoryError;
-use crate::id::{BlobId, PackId};
+use crate::id::{BlobId, BlobType, PackId};
 use crate::pack::PackEntry;
 
 /// Knows where blobs are.
 #[async_trait]
 pub trait BlobLocations: Send + Sync {
-    /// Where each of these blobs is, in their order; `None` for one that is unknown. Of a blob in several packs, one
-    /// that is relied on counts.
+    /// Where each of these blobs of one type is, in their order; `None` for one that is unknown. Of a blob in several
+    /// packs, one that is relied on counts.
     ///
     /// # Errors
     /// When the index cannot be asked.
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError>;
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError>;
 }
 
 /// An index that is filled by one and for one piece of work: first entered, then asked.
@@ -38,16 +42,24 @@ pub trait WorkIndex: BlobLocations {
 
 #[async_trait]
 impl BlobLocations for MemoryIndex {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
-        Ok(ids.iter().map(|id| self.get(id)).collect())
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+        Ok(ids.iter().map(|id| self.get(blob_type, id)).collect())
     }
 }
 
 #[async_trait]
 impl BlobLocations for parking_lot::RwLock<MemoryIndex> {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, RepositoryError> {
         let index = self.read();
-        Ok(ids.iter().map(|id| index.get(id)).collect())
+        Ok(ids.iter().map(|id| index.get(blob_type, id)).collect())
     }
 }
 

@@ -89,12 +89,16 @@ impl From<BlobLocation> for BlobPlace {
 /// Knows where blobs are, and fetches ranges of packs. What it says is checked, not believed.
 #[async_trait]
 pub trait BlobSource: Send + Sync {
-    /// Where each of these blobs is, in their order; `None` for a blob that is in no index. At most [`LOCATE_BATCH`]
-    /// ids are asked at once.
+    /// Where each of these blobs of one type is, in their order; `None` for a blob that is in no index. At most
+    /// [`LOCATE_BATCH`] ids are asked at once.
     ///
     /// # Errors
     /// When the index cannot be asked.
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError>;
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobPlace>>, RepositoryError>;
 
     /// Exactly `length` bytes of a pack from `offset` on.
     ///
@@ -137,7 +141,7 @@ impl BlobReader {
     ) -> Result<Vec<BlobPlace>, RepositoryError> {
         let mut places = Vec::with_capacity(ids.len());
         for batch in ids.chunks(LOCATE_BATCH) {
-            let found = self.source.locate(batch).await?;
+            let found = self.source.locate(blob_type, batch).await?;
             for (id, place) in batch.iter().zip(&found) {
                 let place = place.ok_or(RepositoryError::BlobMissing { blob: *id })?;
                 if place.blob_type != blob_type {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
-use crate::id::{BlobId, IndexId};
+use crate::id::{BlobId, BlobType, IndexId};
 use crate::index::{IndexPack, MemoryIndex};
 use crate::pack::SealedPack;
 use crate::repository::Repository;
@@ -16,13 +16,13 @@ use crate::storage::StorageErrorKind;
 /// Where packs go. Both methods may be called concurrently, and several calls are in flight at a time.
 #[async_trait]
 pub trait BlobSink: Send + Sync {
-    /// Which of these blobs the repository has already, in their order.
+    /// Which of these blobs of one type the repository has already, in their order.
     ///
     /// "Yes" must stay true until the snapshot is committed. "No" costs a needless blob at worst.
     ///
     /// # Errors
     /// End the backup.
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError>;
+    async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError>;
 
     /// Stores a pack. When it returns `Ok` the pack is durable, and [`Self::known`] says so of its blobs.
     ///
@@ -70,9 +70,9 @@ impl LocalSink {
 
 #[async_trait]
 impl BlobSink for LocalSink {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+    async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
         let state = self.state.lock();
-        Ok(ids.iter().map(|id| state.index.contains(id)).collect())
+        Ok(ids.iter().map(|id| state.index.contains(blob_type, id)).collect())
     }
 
     async fn put_pack(&self, pack: SealedPack) -> Result<(), RepositoryError> {

@@ -272,6 +272,31 @@ fn restored(house: &House, target: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_file_that_reads_like_an_empty_folder_is_stored_beside_it() {
+    let text = b"{\"nodes\":[]}\n";
+    let file = |path: &Path| fs::write(path.join("listing"), text).unwrap();
+    let folder = |path: &Path| fs::create_dir(path.join("empty")).unwrap();
+    let both = |path: &Path| (file(path), folder(path)).0;
+    let makers: [&dyn Fn(&Path); 3] = [&file, &folder, &both];
+    for order in [vec![0, 1], vec![1, 0], vec![2]] {
+        let house = House::new();
+        let repository = house.create();
+        for number in order {
+            let path = house.path(&number.to_string());
+            fs::create_dir(&path).unwrap();
+            makers[number](&path);
+            let (tree, _) = house.back_up(&repository, &path, None);
+            let reader = house.reader(&repository);
+            let name = if number == 1 { "empty" } else { "listing" };
+            house.runtime.block_on(reader.find(tree, name.as_bytes())).unwrap();
+        }
+        house.check();
+        let restored = house.path("restored");
+        house.restic(&["restore".as_ref(), "latest".as_ref(), "--target".as_ref(), restored.as_os_str()]);
+    }
+}
+
+#[test]
 fn restic_checks_lists_and_restores_what_we_wrote() {
     let house = House::new();
     let source = house.path("source");
@@ -376,7 +401,7 @@ fn headers_of_restic_packs_agree_with_its_index() {
     let mut blobs = 0;
     for pack in index.packs() {
         for entry in house.runtime.block_on(repository.read_pack_header(*pack)).unwrap() {
-            assert_eq!(index.get(&entry.id).unwrap().entry, entry);
+            assert_eq!(index.get(entry.blob_type, &entry.id).unwrap().entry, entry);
             blobs += 1;
         }
     }

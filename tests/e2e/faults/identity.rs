@@ -120,9 +120,11 @@ async fn data_calls(channel: Channel, run: &v1::RunRef) -> Vec<(&'static str, Re
     let mut answers = Vec::new();
     let open = data.open_repository(v1::OpenRepositoryRequest { run: run() }).await.map(drop);
     answers.push(("open", open));
-    let asked = tokio_stream::iter([v1::LookupBlobsRequest { run: run(), ids: vec![0; 32].into() }]);
+    let asked =
+        tokio_stream::iter([v1::LookupBlobsRequest { run: run(), ids: vec![0; 32].into(), trees: false }]);
     answers.push(("lookup", first(data.lookup_blobs(asked).await).await));
-    let asked = tokio_stream::iter([v1::LocateBlobsRequest { run: run(), ids: vec![0; 32].into() }]);
+    let asked =
+        tokio_stream::iter([v1::LocateBlobsRequest { run: run(), ids: vec![0; 32].into(), trees: false }]);
     answers.push(("locate", first(data.locate_blobs(asked).await).await));
     let header = v1::PackHeader { run: run(), pack_id: vec![0; 32], length: 1, ..v1::PackHeader::default() };
     let part = v1::PutPackRequest { part: Some(v1::put_pack_request::Part::Header(header)) };

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use holdfast_repository::id::{BlobId, PackId};
+use holdfast_repository::id::{BlobId, BlobType, PackId};
 use holdfast_repository::index::BlobLocation;
 use holdfast_repository::pack::PackEntry;
 use holdfast_runtime::durable_file::{self, FolderLock};
@@ -190,13 +190,17 @@ impl Drop for DiskBlobIndex {
 
 #[async_trait]
 impl BlobIndex for DiskBlobIndex {
-    async fn lookup(&self, ids: Vec<BlobId>) -> Result<Vec<Option<BlobLocation>>, BlobIndexError> {
-        self.blocking(move |inner| inner.checked(|inner| inner.lookup(&ids))).await
+    async fn lookup(
+        &self,
+        blob_type: BlobType,
+        ids: Vec<BlobId>,
+    ) -> Result<Vec<Option<BlobLocation>>, BlobIndexError> {
+        self.blocking(move |inner| inner.checked(|inner| inner.lookup(blob_type, &ids))).await
     }
 
-    async fn contains(&self, ids: Vec<BlobId>) -> Result<Vec<bool>, BlobIndexError> {
+    async fn contains(&self, blob_type: BlobType, ids: Vec<BlobId>) -> Result<Vec<bool>, BlobIndexError> {
         let find = move |inner: &Inner| {
-            let (found, _) = inner.find(&ids, false)?;
+            let (found, _) = inner.find(blob_type, &ids, false)?;
             Ok(found.iter().map(Option::is_some).collect())
         };
         self.blocking(move |inner| inner.checked(find)).await
@@ -323,19 +327,21 @@ impl Inner {
         BlobIndexError::Failed(error)
     }
 
-    /// The live slot of each blob in a pack that is relied on, else, with `doubtful`, in any; and the packs that their
+    /// The live slot of each blob of one type in a pack that is relied on, else, with `doubtful`, in any; and the packs that their
     /// numbers belong to.
     fn find(
         &self,
+        blob_type: BlobType,
         ids: &[BlobId],
         doubtful: bool,
     ) -> Result<(Vec<Option<Slot>>, Arc<Packs>), BlobIndexError> {
         let doubted = self.state.read().doubted.clone();
-        let (mut found, packs) = self.find_where(ids, &|slot| !doubted.contains(&slot.pack()))?;
+        let (mut found, packs) =
+            self.find_where(ids, &|slot| slot.blob_type() == blob_type && !doubted.contains(&slot.pack()))?;
         if doubtful && !doubted.is_empty() {
             let open: Vec<usize> = (0..ids.len()).filter(|&place| found[place].is_none()).collect();
             let wanted: Vec<BlobId> = open.iter().map(|&place| ids[place]).collect();
-            let (rest, _) = self.find_where(&wanted, &|_| true)?;
+            let (rest, _) = self.find_where(&wanted, &|slot| slot.blob_type() == blob_type)?;
             open.into_iter().zip(rest).for_each(|(place, slot)| found[place] = slot);
         }
         Ok((found, packs))
@@ -377,8 +383,12 @@ impl Inner {
         Ok((found, packs))
     }
 
-    fn lookup(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobLocation>>, BlobIndexError> {
-        let (found, packs) = self.find(ids, true)?;
+    fn lookup(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobLocation>>, BlobIndexError> {
+        let (found, packs) = self.find(blob_type, ids, true)?;
         let mut names = HashMap::new();
         let mut location = |slot: Slot| -> Result<BlobLocation, BlobIndexError> {
             let name = match names.entry(slot.pack()) {

@@ -49,6 +49,11 @@ impl Slot {
         &self.id
     }
 
+    /// Its type.
+    pub fn blob_type(&self) -> BlobType {
+        if self.pack_and_type & TREE_BIT == 0 { BlobType::Data } else { BlobType::Tree }
+    }
+
     /// The pack it is in.
     pub fn pack(&self) -> PackNumber {
         self.pack_and_type & !TREE_BIT
@@ -61,12 +66,11 @@ impl Slot {
 
     /// The place, once the name of the pack is known.
     pub fn location(&self, pack: PackId) -> BlobLocation {
-        let blob_type = if self.pack_and_type & TREE_BIT == 0 { BlobType::Data } else { BlobType::Tree };
         let uncompressed_length =
             (self.uncompressed_length != NOT_COMPRESSED).then_some(self.uncompressed_length);
         let entry = PackEntry {
             id: self.id,
-            blob_type,
+            blob_type: self.blob_type(),
             offset: self.offset,
             length: self.length,
             uncompressed_length,

@@ -79,7 +79,7 @@ fn pack(number: u32) -> PackId {
 fn entries(pack: u32, blobs: impl IntoIterator<Item = u32>) -> Vec<PackEntry> {
     let entry = |(place, number): (usize, u32)| PackEntry {
         id: blob(number),
-        blob_type: if number % 5 == 0 { BlobType::Tree } else { BlobType::Data },
+        blob_type: BlobType::Data,
         offset: pack * 1_000 + place as u32,
         length: number + 32,
         uncompressed_length: (number % 3 != 0).then_some(number * 2),
@@ -97,7 +97,8 @@ async fn fill(index: &DiskBlobIndex, packs: std::ops::Range<u32>, blobs_per_pack
 async fn expect_filled(index: &DiskBlobIndex, packs: std::ops::Range<u32>, blobs_per_pack: u32) {
     for number in packs {
         let expected = entries(number, number * blobs_per_pack..(number + 1) * blobs_per_pack);
-        let found = index.lookup(expected.iter().map(|entry| entry.id).collect()).await.unwrap();
+        let found =
+            index.lookup(BlobType::Data, expected.iter().map(|entry| entry.id).collect()).await.unwrap();
         for (found, entry) in found.into_iter().zip(expected) {
             assert_eq!(found, Some(BlobLocation { pack: pack(number), entry }));
         }
@@ -111,9 +112,39 @@ async fn what_was_entered_is_found_in_the_order_of_the_question_and_nothing_else
     fill(&index, 0..40, 50).await;
     expect_filled(&index, 0..40, 50).await;
     let question = vec![blob(1_999), blob(2_000), blob(0), blob(5_000), blob(700)];
-    assert_eq!(index.contains(question).await.unwrap(), [true, false, true, false, true]);
-    assert_eq!(index.lookup(vec![]).await.unwrap(), []);
-    assert_eq!(index.contains((2_000..4_000).map(blob).collect()).await.unwrap(), vec![false; 2_000]);
+    assert_eq!(index.contains(BlobType::Data, question).await.unwrap(), [true, false, true, false, true]);
+    assert_eq!(index.lookup(BlobType::Data, vec![]).await.unwrap(), []);
+    assert_eq!(
+        index.contains(BlobType::Data, (2_000..4_000).map(blob).collect()).await.unwrap(),
+        vec![false; 2_000]
+    );
+}
+
+#[tokio::test]
+async fn an_id_stands_for_a_folder_and_for_content_apart() {
+    let house = House::new();
+    let index = house.open();
+    let as_type = |number: u32, blob_type| {
+        let entries = entries(number, 0..200).into_iter();
+        (pack(number), entries.map(|entry| PackEntry { blob_type, ..entry }).collect::<Vec<_>>())
+    };
+    let (data, trees) = (as_type(1, BlobType::Data), as_type(2, BlobType::Tree));
+    index.insert(vec![data]).await.unwrap();
+    assert_eq!(index.contains(BlobType::Tree, vec![blob(7)]).await.unwrap(), [false]);
+    index.insert(vec![trees]).await.unwrap();
+    for _ in 0..2 {
+        for (blob_type, number) in [(BlobType::Data, 1), (BlobType::Tree, 2)] {
+            let found = index.lookup(blob_type, vec![blob(7), blob(199), blob(200)]).await.unwrap();
+            let places = found.iter().map(|place| place.map(|place| (place.pack, place.entry.blob_type)));
+            let expected = Some((pack(number), blob_type));
+            assert_eq!(places.collect::<Vec<_>>(), [expected, expected, None]);
+        }
+        // So many that those come to lie in a segment.
+        fill(&index, 10..60, 50).await;
+    }
+    index.remove_packs(vec![pack(2)]).await.unwrap();
+    assert_eq!(index.contains(BlobType::Data, vec![blob(7)]).await.unwrap(), [true]);
+    assert_eq!(index.contains(BlobType::Tree, vec![blob(7)]).await.unwrap(), [false]);
 }
 
 #[tokio::test]
@@ -123,7 +154,7 @@ async fn it_is_complete_only_between_a_rebuild_and_a_loss_of_power() {
     assert!(!index.is_complete(), "an empty index knows nothing");
     fill(&index, 100..101, 5).await;
     index.begin_rebuild().await.unwrap();
-    assert_eq!(index.contains(vec![blob(500)]).await.unwrap(), [false]);
+    assert_eq!(index.contains(BlobType::Data, vec![blob(500)]).await.unwrap(), [false]);
     fill(&index, 0..20, 50).await;
     assert!(!index.is_complete());
     index.finish_rebuild().await.unwrap();
@@ -136,7 +167,10 @@ async fn it_is_complete_only_between_a_rebuild_and_a_loss_of_power() {
 
     let rebooted = House { boot_id: "second boot", ..house.crashed() }.open();
     assert!(!rebooted.is_complete());
-    assert_eq!(rebooted.contains((0..1_000).map(blob).collect()).await.unwrap(), vec![false; 1_000]);
+    assert_eq!(
+        rebooted.contains(BlobType::Data, (0..1_000).map(blob).collect()).await.unwrap(),
+        vec![false; 1_000]
+    );
 
     index.close().await.unwrap();
     let stopped = House { boot_id: "second boot", ..house.crashed() };
@@ -185,10 +219,12 @@ async fn a_blob_in_two_packs_is_known_until_both_are_gone() {
     index.insert(vec![(pack(1), entries(1, [7, 8]))]).await.unwrap();
     fill(&index, 10..20, 50).await;
     index.insert(vec![(pack(2), entries(2, [8, 9]))]).await.unwrap();
-    let known = async |index: &DiskBlobIndex| index.contains(vec![blob(7), blob(8), blob(9)]).await.unwrap();
+    let known = async |index: &DiskBlobIndex| {
+        index.contains(BlobType::Data, vec![blob(7), blob(8), blob(9)]).await.unwrap()
+    };
     index.remove_packs(vec![pack(2), pack(999)]).await.unwrap();
     assert_eq!(known(&index).await, [true, true, false]);
-    assert_eq!(index.lookup(vec![blob(8)]).await.unwrap()[0].unwrap().pack, pack(1));
+    assert_eq!(index.lookup(BlobType::Data, vec![blob(8)]).await.unwrap()[0].unwrap().pack, pack(1));
     index.remove_packs(vec![pack(1)]).await.unwrap();
     assert_eq!(known(&index).await, [false, false, false]);
     let crashed = house.crashed();
@@ -215,7 +251,7 @@ async fn segments_are_merged_and_what_is_gone_is_left_out() {
         tokio::task::yield_now().await;
     }
     expect_filled(&index, 10..100, 50).await;
-    assert!(!index.contains((0..500).map(blob).collect()).await.unwrap().contains(&true));
+    assert!(!index.contains(BlobType::Data, (0..500).map(blob).collect()).await.unwrap().contains(&true));
     index.close().await.unwrap();
     assert_eq!(segment_slots(&house), 90 * 50);
 }
@@ -256,7 +292,7 @@ async fn a_log_that_a_crash_cut_keeps_its_whole_groups() {
     with_a_log_cut_anywhere(2, async |index| {
         assert!(index.is_complete());
         expect_filled(&index, 0..2, 3).await;
-        assert_eq!(index.contains(vec![blob(6)]).await.unwrap(), [false]);
+        assert_eq!(index.contains(BlobType::Data, vec![blob(6)]).await.unwrap(), [false]);
         assert!(!index.contains_pack(&pack(2)));
         fill(&index, 2..4, 3).await;
         expect_filled(&index, 0..4, 3).await;
@@ -310,22 +346,22 @@ async fn blobs_of_doubted_packs_are_not_contained_and_located_there_only_for_wan
     fill(&index, 0..20, 50).await;
     index.doubt_only(&[pack(3), pack(999)]);
     let question = || vec![blob(149), blob(150), blob(199), blob(200)];
-    assert_eq!(index.contains(question()).await.unwrap(), [true, false, false, true]);
+    assert_eq!(index.contains(BlobType::Data, question()).await.unwrap(), [true, false, false, true]);
     let places = async || {
-        let found = index.lookup(question()).await.unwrap().into_iter();
+        let found = index.lookup(BlobType::Data, question()).await.unwrap().into_iter();
         found.map(|found| found.map(|found| found.pack)).collect::<Vec<_>>()
     };
     assert_eq!(places().await, [Some(pack(2)), Some(pack(3)), Some(pack(3)), Some(pack(4))]);
 
     // Stored again in another pack: that one counts, also before what is doubted in the order of the segments.
     index.insert(vec![(pack(500), entries(500, [150]))]).await.unwrap();
-    assert_eq!(index.contains(question()).await.unwrap(), [true, true, false, true]);
+    assert_eq!(index.contains(BlobType::Data, question()).await.unwrap(), [true, true, false, true]);
     assert_eq!(places().await, [Some(pack(2)), Some(pack(500)), Some(pack(3)), Some(pack(4))]);
     fill(&index, 20..40, 50).await;
     assert_eq!(places().await[1], Some(pack(500)));
 
     index.doubt_only(&[]);
-    assert_eq!(index.contains(question()).await.unwrap(), [true; 4]);
+    assert_eq!(index.contains(BlobType::Data, question()).await.unwrap(), [true; 4]);
 }
 
 #[tokio::test]
@@ -339,20 +375,20 @@ async fn a_damaged_segment_never_gives_a_wrong_answer_and_asks_for_a_rebuild() {
     let [path] = <[PathBuf; 1]>::try_from(house.files("segment")).unwrap();
     let whole = std::fs::read(&path).unwrap();
     let (all, unknown): (Vec<_>, Vec<_>) = ((0..200).map(blob).collect(), (200..260).map(blob).collect());
-    let right = house.crashed().open().lookup(all.clone()).await.unwrap();
+    let right = house.crashed().open().lookup(BlobType::Data, all.clone()).await.unwrap();
     for place in (0..whole.len()).step_by(101) {
         let damaged = house.crashed();
         let mut bytes = whole.clone();
         bytes[place] ^= 0x20;
         std::fs::write(damaged.folder.path().join(path.file_name().unwrap()), bytes).unwrap();
         let index = damaged.open();
-        match index.lookup(all.clone()).await {
+        match index.lookup(BlobType::Data, all.clone()).await {
             Ok(found) if index.is_complete() => assert_eq!(found, right, "byte {place}"),
             Ok(found) => assert!(found.iter().all(Option::is_none), "byte {place}: begun anew"),
             Err(error) => assert_eq!(error.code(), ErrorCode::StateDamaged, "byte {place}"),
         }
         assert!(!index.is_complete(), "byte {place}: every byte counts");
-        let _ = index.contains(unknown.clone()).await;
+        let _ = index.contains(BlobType::Data, unknown.clone()).await;
         drop(index);
         assert!(!damaged.open().is_complete(), "byte {place}: it is remembered");
     }
@@ -370,7 +406,7 @@ async fn readers_and_writers_work_side_by_side() {
     let read = async |_| {
         for number in 0..60 {
             let question: Vec<_> = (number * 50..(number + 1) * 50).map(blob).collect();
-            let found = index.contains(question).await.unwrap();
+            let found = index.contains(BlobType::Data, question).await.unwrap();
             let known = found.iter().filter(|known| **known).count();
             assert!(known == 0 || known == 50, "a pack appears as a whole");
         }
@@ -394,7 +430,7 @@ async fn an_index_that_cannot_be_written_takes_nothing_more_until_it_is_rebuilt(
         assert!(number < 1_000, "the failure is never told");
     };
     assert_eq!(error.code(), ErrorCode::StateUnavailable);
-    assert_eq!(index.contains(vec![blob(0)]).await.unwrap(), [true], "reading goes on");
+    assert_eq!(index.contains(BlobType::Data, vec![blob(0)]).await.unwrap(), [true], "reading goes on");
     assert!(!index.is_complete());
     drop(armed);
     index.begin_rebuild().await.unwrap();
@@ -460,7 +496,7 @@ async fn follows_the_model(steps: Vec<Step>) {
         }
     }
     let all: Vec<BlobId> = (0..150).map(blob).collect();
-    for (id, found) in all.iter().zip(index.lookup(all.clone()).await.unwrap()) {
+    for (id, found) in all.iter().zip(index.lookup(BlobType::Data, all.clone()).await.unwrap()) {
         match (places.get(id), found) {
             (None, None) => {}
             (Some(places), Some(found)) => {

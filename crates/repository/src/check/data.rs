@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{Checker, FindingKind, FindingObject, kind_of, reason};
 use crate::error::RepositoryError;
 use crate::format::{ObjectName, PACK_BYTES_MAX};
-use crate::id::{BlobId, IdSet, PackId};
+use crate::id::{BlobId, BlobType, IdSet, PackId};
 use crate::pack::PackEntry;
 use crate::pack_list::{Packs, StoredPack};
 use crate::reader::plan::READ_BYTES_MAX;
@@ -29,7 +29,7 @@ pub struct PackVerdict {
     /// What is wrong with the pack itself: its hash or its header.
     pub damage: Option<String>,
     /// Blobs that do not open or have other hashes, and why.
-    pub damaged_blobs: Vec<(BlobId, String)>,
+    pub damaged_blobs: Vec<((BlobId, BlobType), String)>,
     /// What the header says is in it; nothing when it does not open.
     pub entries: Vec<PackEntry>,
 }
@@ -65,7 +65,8 @@ pub async fn verify_pack(
         Err(error) => return Err(error),
     }
     let (inside, outside) = split_at_size(&verdict.entries, size);
-    let cut_off = |entry: &PackEntry| (entry.id, "the pack ends before it does".to_owned());
+    let cut_off =
+        |entry: &PackEntry| ((entry.id, entry.blob_type), "the pack ends before it does".to_owned());
     verdict.damaged_blobs.extend(outside.iter().map(cut_off));
     let inside = inside.to_vec();
 
@@ -92,7 +93,7 @@ pub async fn verify_pack(
             };
             match opener.open(&entry.id, &place, sealed) {
                 Ok(_) => verdict.blobs += 1,
-                Err(error) => verdict.damaged_blobs.push((entry.id, reason(&error))),
+                Err(error) => verdict.damaged_blobs.push(((entry.id, entry.blob_type), reason(&error))),
             }
         }
     }
@@ -199,8 +200,8 @@ impl Checker {
             self.find(FindingKind::Damaged, object, damage.as_str());
             self.lost.lock().packs.insert(pack.id);
         }
-        let damaged: Vec<BlobId> = verdict.damaged_blobs.iter().map(|(blob, _)| *blob).collect();
-        for ((blob, why), location) in verdict.damaged_blobs.iter().zip(self.locate(&damaged)?) {
+        let damaged: Vec<(BlobId, BlobType)> = verdict.damaged_blobs.iter().map(|(blob, _)| *blob).collect();
+        for (((blob, _), why), location) in verdict.damaged_blobs.iter().zip(self.locate_each(&damaged)?) {
             // What is whole in another pack is not lost.
             if location.is_none_or(|location| location.pack == pack.id) {
                 self.lost.lock().lose_blob(*blob, Some(pack.id));
@@ -216,8 +217,9 @@ impl Checker {
 
     /// What the header says must be what the index says. Of a blob that lies in two packs, one place is known.
     fn compare_with_index(&self, pack: PackId, entries: &[PackEntry]) -> Result<(), RepositoryError> {
-        let ids: Vec<BlobId> = entries.iter().map(|entry| entry.id).collect();
-        for (entry, location) in entries.iter().zip(self.locate(&ids)?) {
+        let blobs: Vec<(BlobId, BlobType)> =
+            entries.iter().map(|entry| (entry.id, entry.blob_type)).collect();
+        for (entry, location) in entries.iter().zip(self.locate_each(&blobs)?) {
             let detail = match location {
                 Some(location) if location.pack != pack || location.entry == *entry => continue,
                 Some(_) => "the header of its pack has it at another place than the index",
@@ -236,7 +238,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::BlobType;
 
     proptest! {
         #[test]

@@ -7,7 +7,7 @@ use super::structure::Roots;
 use super::{Checker, FindingObject, kind_of};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
-use crate::id::{BlobId, IdMap, IdSet, PackId, SnapshotId};
+use crate::id::{BlobId, BlobType, IdMap, IdSet, PackId, SnapshotId};
 use crate::index::BlobLocations;
 use crate::marks::KnownIds;
 use crate::reader::{BlobReader, LocalSource};
@@ -77,17 +77,17 @@ impl Checker {
         let mut needed = Needed::default();
         let mut seen = trees.marks();
         let mut waiting = vec![root];
-        let need = |needed: &mut Needed, ids: &[BlobId]| -> Result<(), RepositoryError> {
+        let need = |needed: &mut Needed, blob_type, ids: &[BlobId]| -> Result<(), RepositoryError> {
             needed.blobs.extend(ids.iter().filter(|id| lost.blobs.contains(*id)));
             if !lost.packs.is_empty() {
-                let packs = self.locate(ids)?.into_iter().flatten().map(|location| location.pack);
+                let packs = self.locate(blob_type, ids)?.into_iter().flatten().map(|location| location.pack);
                 needed.packs.extend(packs.filter(|pack| lost.packs.contains(pack)));
             }
             Ok(())
         };
         while let Some(id) = waiting.pop() {
             self.cancelled()?;
-            need(&mut needed, &[id])?;
+            need(&mut needed, BlobType::Tree, &[id])?;
             let tree = match self.wait(reader.load_tree(id)) {
                 Ok(tree) => tree,
                 Err(error) if kind_of(&error).is_some() => continue,
@@ -95,7 +95,7 @@ impl Checker {
             };
             let blobs: Vec<BlobId> =
                 tree.nodes.iter().flat_map(|node| node.content.iter().copied()).collect();
-            need(&mut needed, &blobs)?;
+            need(&mut needed, BlobType::Data, &blobs)?;
             let folders = tree.nodes.iter().filter(|node| node.metadata.node_type == NodeType::Directory);
             waiting.extend(folders.filter_map(|node| node.subtree).filter(|subtree| seen.mark(subtree)));
         }

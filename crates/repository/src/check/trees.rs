@@ -60,10 +60,10 @@ impl Checker {
     /// Opens some folders, checks what is in them, and gives the folders below.
     fn check_some_trees(&self, ids: &[BlobId]) -> Result<Vec<BlobId>, RepositoryError> {
         let mut found: Vec<(BlobPlace, BlobId)> = Vec::with_capacity(ids.len());
-        for (id, location) in ids.iter().zip(self.locate(ids)?) {
-            match location.map(BlobPlace::from) {
-                Some(place) if place.blob_type == BlobType::Tree => found.push((place, *id)),
-                other => self.find_misplaced(id, other, BlobType::Tree, "a folder"),
+        for (id, location) in ids.iter().zip(self.locate(BlobType::Tree, ids)?) {
+            match location {
+                Some(location) => found.push((location.into(), *id)),
+                None => self.find_misplaced(id, BlobType::Tree, "a folder")?,
             }
         }
         found.sort_unstable_by_key(|(place, _)| (place.pack, place.offset));
@@ -181,12 +181,10 @@ impl Checker {
         let mut length = Some(0);
         for id in &file.content {
             match locations.next()?.map(BlobPlace::from) {
-                Some(place) if place.blob_type == BlobType::Data => {
-                    length = length.map(|length| length + u64::from(place.content_length()));
-                }
-                other => {
+                Some(place) => length = length.map(|length| length + u64::from(place.content_length())),
+                None => {
                     let user = format!("the file {name:?} in tree {}", tree.id);
-                    self.find_misplaced(id, other, BlobType::Data, &user);
+                    self.find_misplaced(id, BlobType::Data, &user)?;
                     length = None;
                 }
             }
@@ -202,23 +200,27 @@ impl Checker {
     }
 
     /// A blob is in no index, or in the index as something else than it is needed for.
-    fn find_misplaced(&self, id: &BlobId, place: Option<BlobPlace>, wanted: BlobType, user: &str) {
+    fn find_misplaced(&self, id: &BlobId, wanted: BlobType, user: &str) -> Result<(), RepositoryError> {
+        let other = if wanted == BlobType::Data { BlobType::Tree } else { BlobType::Data };
+        let place = self.locate(other, &[*id])?.into_iter().flatten().next();
         let pack = place.map(|place| place.pack);
         if !self.lost.lock().lose_blob(*id, pack) {
-            return;
+            return Ok(());
         }
         let object = FindingObject::Blob { blob: *id, pack };
         match place {
             None => self.find(FindingKind::Missing, object, format!("{user} needs it, and no index has it")),
             Some(place) => {
-                let detail = format!("{user} needs it as {wanted}, the index has it as {}", place.blob_type);
+                let detail =
+                    format!("{user} needs it as {wanted}, the index has it as {}", place.entry.blob_type);
                 self.find(FindingKind::Contradiction, object, detail);
             }
         }
+        Ok(())
     }
 }
 
-/// The locations of blobs, one after the other, asked for in batches.
+/// The locations of data blobs, one after the other, asked for in batches.
 struct Locations<'c, I> {
     checker: &'c Checker,
     ids: I,
@@ -234,7 +236,7 @@ impl<'c, I: Iterator<Item = BlobId>> Locations<'c, I> {
     fn next(&mut self) -> Result<Option<BlobLocation>, RepositoryError> {
         if self.found.len() == 0 {
             let ids: Vec<BlobId> = self.ids.by_ref().take(LOCATE_BATCH).collect();
-            self.found = self.checker.locate(&ids)?.into_iter();
+            self.found = self.checker.locate(BlobType::Data, &ids)?.into_iter();
         }
         self.found.next().ok_or(RepositoryError::Pipeline("more blobs were looked at than were asked for"))
     }

@@ -116,13 +116,13 @@ impl History {
     /// The pack that holds one of the contents.
     async fn pack_of(&self, content: usize) -> ObjectName {
         let index = self.fixture.repository.load_index().await.unwrap();
-        ObjectName::Pack(index.get(&BlobId::of(&self.contents[content])).unwrap().pack)
+        ObjectName::Pack(index.get(BlobType::Data, &BlobId::of(&self.contents[content])).unwrap().pack)
     }
 
     /// Damages one of the contents where it lies.
     async fn damage(&self, content: usize) {
         let id = BlobId::of(&self.contents[content]);
-        let location = self.fixture.repository.load_index().await.unwrap().get(&id).unwrap();
+        let location = self.fixture.repository.load_index().await.unwrap().get(BlobType::Data, &id).unwrap();
         let name = ObjectName::Pack(location.pack);
         let mut bytes = self.fixture.store.get(&name).await.unwrap().to_vec();
         bytes[location.entry.offset as usize + 20] ^= 1;
@@ -187,6 +187,26 @@ async fn a_second_copy_sends_only_what_the_first_did_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_other_repository_has_as_content_is_no_folder_there_and_the_reverse() {
+    let text: &[u8] = b"{\"nodes\":[]}\n";
+    let (mut as_folder, mut as_content) = (Fixture::new().await, Fixture::new().await);
+    let empty = as_folder.tree(&[]).await;
+    let root = as_folder.tree(&[folder_node("empty", empty)]).await;
+    as_folder.finish(root).await;
+    let content = as_content.pack(BlobType::Data, &[text]).await;
+    assert_eq!(content, [empty], "the same bytes have the same id");
+    let listing = as_content.tree(&[file_node("listing", text.len() as u64, &content)]).await;
+    as_content.finish(listing).await;
+    for (from, to, root) in [(&as_folder, &as_content, root), (&as_content, &as_folder, listing)] {
+        let copying = Copying::new(vec![from.reader().await], &to.repository).await;
+        assert!(copying.trees(&[root]).await[0].lost.is_empty());
+        let reader = reader_of(&to.repository).await;
+        assert!(reader.load_tree(empty).await.unwrap().nodes.is_empty());
+        assert_eq!(reader.load(empty, BlobType::Data).await.unwrap(), text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_blob_is_named_by_every_snapshot_that_needs_it_and_the_others_are_copied() {
     let history = History::new().await;
     // Of the older snapshot alone, then of the folder that both share.
@@ -207,7 +227,7 @@ async fn a_damaged_blob_is_named_by_every_snapshot_that_needs_it_and_the_others_
             [pack]
         );
         let index = to.repository.load_index().await.unwrap();
-        let there = |content: &Bytes| index.contains(&BlobId::of(content));
+        let there = |content: &Bytes| index.contains(BlobType::Data, &BlobId::of(content));
         let absent: Vec<_> = (0..12).filter(|n| !there(&history.contents[*n])).collect();
         assert_eq!(absent, [content]);
     }
@@ -255,8 +275,8 @@ struct Doubting(MemoryIndex, Arc<LocalSink>);
 
 #[async_trait::async_trait]
 impl BlobSink for Doubting {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
-        Ok(ids.iter().map(|id| self.0.is_sound(id)).collect())
+    async fn known(&self, blob_type: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+        Ok(ids.iter().map(|id| self.0.is_sound(blob_type, id)).collect())
     }
 
     async fn put_pack(&self, pack: crate::pack::SealedPack) -> Result<(), RepositoryError> {

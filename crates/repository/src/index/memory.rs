@@ -23,7 +23,19 @@ struct Slot {
     uncompressed_length: u32,
 }
 
+impl Slot {
+    /// By what slots are ordered and found.
+    fn order(&self) -> (BlobId, u32) {
+        (self.id, self.pack & TREE_BIT)
+    }
+}
+
 const TREE_BIT: u32 = 1 << 31;
+
+fn type_bit(blob_type: BlobType) -> u32 {
+    if blob_type == BlobType::Tree { TREE_BIT } else { 0 }
+}
+
 const NOT_COMPRESSED: u32 = u32::MAX;
 
 /// An index in memory: 48 bytes per blob in a sorted list, and a small map of what was added last, which is merged
@@ -33,7 +45,7 @@ pub struct MemoryIndex {
     packs: Vec<PackId>,
     pack_numbers: IdMap<PackId, u32>,
     sorted: Vec<Slot>,
-    recent: IdMap<BlobId, Slot>,
+    recent: IdMap<(BlobId, BlobType), Slot>,
     doubted: IdSet<PackId>,
 }
 
@@ -58,8 +70,8 @@ impl MemoryIndex {
     }
 
     /// Whether a blob is in a pack that is relied on: it need not be stored again.
-    pub fn is_sound(&self, id: &BlobId) -> bool {
-        self.slot(id).is_some_and(|slot| !self.is_doubted(slot))
+    pub fn is_sound(&self, blob_type: BlobType, id: &BlobId) -> bool {
+        self.slot(blob_type, id).is_some_and(|slot| !self.is_doubted(slot))
     }
 
     fn is_doubted(&self, slot: &Slot) -> bool {
@@ -78,25 +90,24 @@ impl MemoryIndex {
             self.packs.push(pack);
         }
         for entry in entries {
-            let known = self.slot(&entry.id);
+            let known = self.slot(entry.blob_type, &entry.id);
             if known.is_some_and(|slot| !self.is_doubted(slot) || self.doubted.contains(&pack)) {
                 continue;
             }
-            let tree = if entry.blob_type == BlobType::Tree { TREE_BIT } else { 0 };
             let slot = Slot {
                 id: entry.id,
-                pack: number | tree,
+                pack: number | type_bit(entry.blob_type),
                 offset: entry.offset,
                 length: entry.length,
                 uncompressed_length: entry.uncompressed_length.unwrap_or(NOT_COMPRESSED),
             };
             if known.is_some()
-                && let Ok(found) = self.sorted.binary_search_by(|slot| slot.id.cmp(&entry.id))
+                && let Ok(found) = self.sorted.binary_search_by_key(&slot.order(), Slot::order)
             {
                 self.sorted[found] = slot;
                 continue;
             }
-            self.recent.insert(entry.id, slot);
+            self.recent.insert((entry.id, entry.blob_type), slot);
             if self.recent.len() > RECENT_MIN.max(self.sorted.len() / 16) {
                 self.merge();
             }
@@ -104,13 +115,13 @@ impl MemoryIndex {
     }
 
     /// Where a blob is.
-    pub fn get(&self, id: &BlobId) -> Option<BlobLocation> {
-        self.slot(id).map(|slot| self.location(slot))
+    pub fn get(&self, blob_type: BlobType, id: &BlobId) -> Option<BlobLocation> {
+        self.slot(blob_type, id).map(|slot| self.location(slot))
     }
 
     /// Whether a blob is in some pack.
-    pub fn contains(&self, id: &BlobId) -> bool {
-        self.slot(id).is_some()
+    pub fn contains(&self, blob_type: BlobType, id: &BlobId) -> bool {
+        self.slot(blob_type, id).is_some()
     }
 
     /// How many blobs there are.
@@ -153,9 +164,10 @@ impl MemoryIndex {
         }
     }
 
-    fn slot(&self, id: &BlobId) -> Option<&Slot> {
-        self.recent.get(id).or_else(|| {
-            let found = self.sorted.binary_search_by(|slot| slot.id.cmp(id)).ok()?;
+    fn slot(&self, blob_type: BlobType, id: &BlobId) -> Option<&Slot> {
+        self.recent.get(&(*id, blob_type)).or_else(|| {
+            let wanted = (*id, type_bit(blob_type));
+            let found = self.sorted.binary_search_by_key(&wanted, Slot::order).ok()?;
             Some(&self.sorted[found])
         })
     }
@@ -163,14 +175,14 @@ impl MemoryIndex {
     /// Merges from the back, in place: each slot moves once.
     fn merge(&mut self) {
         let mut recent: Vec<Slot> = self.recent.drain().map(|(_, slot)| slot).collect();
-        recent.sort_unstable_by_key(|slot| slot.id);
+        recent.sort_unstable_by_key(Slot::order);
         let Some(&filler) = recent.last() else { return };
         let mut left = self.sorted.len();
         let mut right = recent.len();
         self.sorted.reserve_exact(right);
         self.sorted.resize(left + right, filler);
         while right > 0 {
-            let take_left = left > 0 && self.sorted[left - 1].id > recent[right - 1].id;
+            let take_left = left > 0 && self.sorted[left - 1].order() > recent[right - 1].order();
             let slot = if take_left { self.sorted[left - 1] } else { recent[right - 1] };
             self.sorted[left + right - 1] = slot;
             if take_left {
@@ -210,11 +222,11 @@ mod tests {
         }
         assert_eq!((index.len(), index.packs().len(), index.iter().count()), (20_000, 200, 20_000));
         for n in 0..20_000 {
-            let location = index.get(&entry(n).id).unwrap();
+            let location = index.get(entry(n).blob_type, &entry(n).id).unwrap();
             assert_eq!(location.entry, entry(n));
             assert_eq!(location.pack, PackId::of(&(n / 100).to_le_bytes()));
         }
-        assert!(!index.contains(&BlobId::of(b"other")));
+        assert!(!index.contains(BlobType::Data, &BlobId::of(b"other")));
     }
 
     #[test]
@@ -225,19 +237,23 @@ mod tests {
         let entries: Vec<_> = (0..10_000).map(entry).collect();
         index.insert_pack(bad, &entries);
         index.doubt(bad);
-        assert!(!entries.iter().any(|entry| index.is_sound(&entry.id)));
-        assert_eq!(index.get(&entry(7).id).unwrap().pack, bad, "it is found where nothing better is");
+        assert!(!entries.iter().any(|entry| index.is_sound(entry.blob_type, &entry.id)));
+        assert_eq!(
+            index.get(BlobType::Data, &entry(7).id).unwrap().pack,
+            bad,
+            "it is found where nothing better is"
+        );
         index.insert_pack(good, &entries[..9_999]);
         assert_eq!((index.len(), index.iter().count()), (10_000, 10_000));
         for entry in &entries[..9_999] {
-            assert_eq!(index.get(&entry.id).unwrap().pack, good);
-            assert!(index.is_sound(&entry.id));
+            assert_eq!(index.get(entry.blob_type, &entry.id).unwrap().pack, good);
+            assert!(index.is_sound(entry.blob_type, &entry.id));
         }
-        assert!(!index.is_sound(&entry(9_999).id));
+        assert!(!index.is_sound(BlobType::Tree, &entry(9_999).id));
         index.insert_pack(bad, &entries);
-        assert_eq!(index.get(&entry(7).id).unwrap().pack, good, "it does not come back");
+        assert_eq!(index.get(BlobType::Data, &entry(7).id).unwrap().pack, good, "it does not come back");
         index.doubt_only([]);
-        assert!(index.is_sound(&entry(9_999).id));
+        assert!(index.is_sound(BlobType::Tree, &entry(9_999).id));
     }
 
     #[test]
@@ -245,8 +261,33 @@ mod tests {
         let mut index = MemoryIndex::new();
         index.insert_pack(PackId::of(b"first"), &[entry(1)]);
         index.insert_pack(PackId::of(b"second"), &[entry(1), entry(2)]);
-        assert_eq!(index.get(&entry(1).id).unwrap().pack, PackId::of(b"first"));
+        assert_eq!(index.get(BlobType::Data, &entry(1).id).unwrap().pack, PackId::of(b"first"));
         assert_eq!(index.len(), 2);
         assert!(index.contains_pack(&PackId::of(b"second")));
+    }
+
+    #[test]
+    fn an_id_stands_for_a_folder_and_for_content_apart() {
+        let mut index = MemoryIndex::new();
+        let id = BlobId::of(b"{\"nodes\":[]}\n");
+        let [data, tree] = [BlobType::Data, BlobType::Tree].map(|blob_type| PackEntry {
+            id,
+            blob_type,
+            ..entry(if blob_type == BlobType::Data { 1 } else { 2 })
+        });
+        // So many beside them that they come to lie in the sorted list.
+        let many: Vec<_> = (10..10_000).map(entry).collect();
+        index.insert_pack(PackId::of(b"content"), &[data]);
+        assert!(index.is_sound(BlobType::Data, &id) && !index.contains(BlobType::Tree, &id));
+        for _ in 0..2 {
+            index.insert_pack(PackId::of(b"folders"), &[tree]);
+            for expected in [data, tree] {
+                assert_eq!(index.get(expected.blob_type, &id).unwrap().entry, expected);
+            }
+            index.insert_pack(PackId::of(b"many"), &many);
+        }
+        assert_eq!(index.len(), many.len() + 2);
+        index.doubt(PackId::of(b"folders"));
+        assert!(index.is_sound(BlobType::Data, &id) && !index.is_sound(BlobType::Tree, &id));
     }
 }

@@ -341,7 +341,7 @@ impl Maker {
     fn in_order(&self, ids: Vec<BlobId>) -> Result<Vec<BlobId>, RepositoryError> {
         let mut places = Vec::with_capacity(ids.len());
         for ids in ids.chunks(LOCATE_BATCH) {
-            for (id, place) in ids.iter().zip(self.wait(self.index.locate(ids))?) {
+            for (id, place) in ids.iter().zip(self.wait(self.index.locate(BlobType::Tree, ids))?) {
                 let place = place.ok_or(RepositoryError::BlobMissing { blob: *id })?;
                 places.push((place.pack, place.entry.offset, *id));
             }

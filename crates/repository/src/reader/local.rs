@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{BlobPlace, BlobSource};
 use crate::error::RepositoryError;
 use crate::format::ObjectName;
-use crate::id::{BlobId, PackId};
+use crate::id::{BlobId, BlobType, PackId};
 use crate::index::BlobLocations;
 use crate::storage::ObjectStore;
 
@@ -28,8 +28,12 @@ impl LocalSource {
 
 #[async_trait]
 impl BlobSource for LocalSource {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        let found = self.index.locate(ids).await?;
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
+        let found = self.index.locate(blob_type, ids).await?;
         Ok(found.into_iter().map(|location| location.map(BlobPlace::from)).collect())
     }
 

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::id::{BlobId, IdSet};
+use crate::id::{BlobId, BlobType, IdSet};
 
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    claimed: IdSet<BlobId>,
+    claimed: IdSet<(BlobId, BlobType)>,
     /// Blobs of durable packs, with the first question number that was not yet asked then.
-    retired: VecDeque<(u64, Vec<BlobId>)>,
+    retired: VecDeque<(u64, Vec<(BlobId, BlobType)>)>,
     /// Questions that were asked and whose batches are not worked off.
     open_questions: BTreeSet<u64>,
     next_question: u64,
@@ -28,8 +28,8 @@ impl InFlight {
     }
 
     /// Whether the caller is to store this blob: nobody else does.
-    pub(super) fn claim(&mut self, id: BlobId) -> bool {
-        self.claimed.insert(id)
+    pub(super) fn claim(&mut self, id: BlobId, blob_type: BlobType) -> bool {
+        self.claimed.insert((id, blob_type))
     }
 
     /// The batch of this question has been worked off.
@@ -39,7 +39,7 @@ impl InFlight {
     }
 
     /// A pack with these blobs is durable, and the sink knows them.
-    pub(super) fn durable(&mut self, blobs: Vec<BlobId>) {
+    pub(super) fn durable(&mut self, blobs: Vec<(BlobId, BlobType)>) {
         self.retired.push_back((self.next_question, blobs));
         self.forget_retired();
     }
@@ -47,8 +47,8 @@ impl InFlight {
     fn forget_retired(&mut self) {
         let oldest_open = self.open_questions.first().copied().unwrap_or(self.next_question);
         while self.retired.front().is_some_and(|(asked_before, _)| *asked_before <= oldest_open) {
-            for id in self.retired.pop_front().map(|(_, blobs)| blobs).unwrap_or_default() {
-                self.claimed.remove(&id);
+            for blob in self.retired.pop_front().map(|(_, blobs)| blobs).unwrap_or_default() {
+                self.claimed.remove(&blob);
             }
         }
     }
@@ -63,11 +63,12 @@ mod tests {
         let mut in_flight = InFlight::default();
         let blob = BlobId::of(b"x");
         let (first, second) = (in_flight.ask(), in_flight.ask());
-        assert!(in_flight.claim(blob));
+        assert!(in_flight.claim(blob, BlobType::Data));
+        assert!(in_flight.claim(blob, BlobType::Tree), "the same bytes as a folder are another blob");
         in_flight.done(first);
-        in_flight.durable(vec![blob]);
+        in_flight.durable(vec![(blob, BlobType::Data), (blob, BlobType::Tree)]);
         // The second question may have been answered before the pack was durable.
-        assert!(!in_flight.claim(blob));
+        assert!(!in_flight.claim(blob, BlobType::Data));
         let third = in_flight.ask();
         in_flight.done(second);
         assert!(in_flight.claimed.is_empty() && in_flight.retired.is_empty());
@@ -77,8 +78,8 @@ mod tests {
     #[test]
     fn nothing_is_remembered_when_no_question_is_open() {
         let mut in_flight = InFlight::default();
-        assert!(in_flight.claim(BlobId::of(b"x")));
-        in_flight.durable(vec![BlobId::of(b"x")]);
+        assert!(in_flight.claim(BlobId::of(b"x"), BlobType::Data));
+        in_flight.durable(vec![(BlobId::of(b"x"), BlobType::Data)]);
         assert!(in_flight.claimed.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::WriteCounters;
 use super::shared::{Batch, Shared};
 use crate::error::RepositoryError;
-use crate::id::BlobId;
+use crate::id::{BlobId, BlobType};
 use crate::pack::SealedPack;
 use crate::sink::BlobSink;
 
@@ -80,7 +80,7 @@ impl SinkThread {
 async fn ask(shared: &Shared, sink: &dyn BlobSink, mut batch: Batch) -> Result<Batch, RepositoryError> {
     batch.question = shared.in_flight.lock().ask();
     let ids: Vec<BlobId> = batch.chunks.iter().map(|chunk| chunk.id).collect();
-    let known = sink.known(&ids).await?;
+    let known = sink.known(batch.blob_type, &ids).await?;
     if known.len() != ids.len() {
         return Err(RepositoryError::Pipeline("the sink answered for another number of blobs"));
     }
@@ -90,8 +90,8 @@ async fn ask(shared: &Shared, sink: &dyn BlobSink, mut batch: Batch) -> Result<B
     Ok(batch)
 }
 
-async fn store(sink: &dyn BlobSink, pack: SealedPack) -> Result<Vec<BlobId>, RepositoryError> {
-    let blobs = pack.entries.iter().map(|entry| entry.id).collect();
+async fn store(sink: &dyn BlobSink, pack: SealedPack) -> Result<Vec<(BlobId, BlobType)>, RepositoryError> {
+    let blobs = pack.entries.iter().map(|entry| (entry.id, entry.blob_type)).collect();
     sink.put_pack(pack).await?;
     Ok(blobs)
 }

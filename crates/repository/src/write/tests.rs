@@ -412,7 +412,7 @@ struct TestSink {
 
 #[async_trait]
 impl BlobSink for TestSink {
-    async fn known(&self, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
+    async fn known(&self, _: BlobType, ids: &[BlobId]) -> Result<Vec<bool>, RepositoryError> {
         Ok(vec![false; ids.len()])
     }
 

@@ -98,7 +98,7 @@ impl Threads {
             panicked |= worker.join().is_err();
         }
         if let Some(packs) = self.packs.take() {
-            for blob_type in [BlobType::Data, BlobType::Tree] {
+            for blob_type in BlobType::ALL {
                 if let Some(pack) =
                     self.shared.take_open_pack(blob_type).filter(|_| self.shared.check().is_ok())
                 {

@@ -128,7 +128,7 @@ impl Worker {
 
     fn encode(&mut self, batch: Batch) -> Result<(), Stopped> {
         for (index, chunk) in batch.chunks.iter().enumerate() {
-            if chunk.known || !self.shared.in_flight.lock().claim(chunk.id) {
+            if chunk.known || !self.shared.in_flight.lock().claim(chunk.id, batch.blob_type) {
                 continue;
             }
             self.shared.check()?;

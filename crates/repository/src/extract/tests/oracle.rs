@@ -128,8 +128,12 @@ struct CancelsAfter {
 
 #[async_trait]
 impl BlobSource for CancelsAfter {
-    async fn locate(&self, ids: &[BlobId]) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
-        self.inner.locate(ids).await
+    async fn locate(
+        &self,
+        blob_type: BlobType,
+        ids: &[BlobId],
+    ) -> Result<Vec<Option<BlobPlace>>, RepositoryError> {
+        self.inner.locate(blob_type, ids).await
     }
 
     async fn read(&self, pack: PackId, offset: u32, length: u32) -> Result<Bytes, RepositoryError> {
