@@ -15,25 +15,9 @@ pub(crate) mod run;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 
-use holdfast_proto::convert;
-use jiff::Timestamp;
-
-/// A moment from the wire; nothing when it is absent or makes no sense.
-pub(crate) fn moment(at: Option<prost_types::Timestamp>) -> Option<Timestamp> {
-    at.and_then(|at| convert::from_timestamp("at", &at).ok())
-}
-
-/// A text from the wire; nothing when it is empty.
-pub(crate) fn filled(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
-}
+pub(crate) use holdfast_proto::views::{filled, moment, seconds};
 
 /// A text for a cell that may be empty.
 pub(crate) fn dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
-}
-
-/// Milliseconds as seconds.
-pub(crate) fn seconds(millis: u64) -> f64 {
-    millis as f64 / 1000.0
 }

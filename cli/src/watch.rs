@@ -15,7 +15,7 @@ use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::progress::{self, ProgressBoard};
 use crate::output::text::{duration, short_run};
-use crate::views::run::RunView;
+use crate::views::run::{RunView, error_of, exit_status};
 
 /// How long after the first Ctrl-C a second one asks the runs to stop.
 const SECOND_INTERRUPT_WITHIN: Duration = Duration::from_secs(3);
@@ -249,11 +249,11 @@ impl Listener {
 /// That of the run, when there is only one and it did not do its work.
 pub(crate) fn verdict(app: &mut App, runs: &[RunView]) -> CliResult {
     if let [run] = runs {
-        return run.error().map_or_else(|| Ok(run.exit_status()), Err);
+        return error_of(run).map_or_else(|| Ok(exit_status(run)), Err);
     }
-    for error in runs.iter().filter_map(RunView::error) {
+    for error in runs.iter().filter_map(error_of) {
         let text = crate::error_report::render(&error, app.output.error_palette());
         app.output.error_text(&text);
     }
-    Ok(ExitStatus::of_all(&runs.iter().map(RunView::exit_status).collect::<Vec<_>>()))
+    Ok(ExitStatus::of_all(&runs.iter().map(exit_status).collect::<Vec<_>>()))
 }

@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod status;
+pub mod views;
 
 /// Version of the session protocol. 1: the first.
 pub const PROTOCOL_VERSION: u32 = 1;

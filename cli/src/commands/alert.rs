@@ -12,7 +12,7 @@ use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::Look;
 use crate::output::text::{counted, plain};
-use crate::views::alert::{AlertView, SilenceView};
+use crate::views::alert::{AlertView, SilenceView, object, state};
 use crate::views::moment;
 
 pub(super) async fn alert(app: &mut App, command: AlertCommand) -> CliResult {
@@ -62,11 +62,11 @@ fn describe(view: &AlertView, look: &Look) -> String {
     format!(
         "{} {} {}\n{}",
         plain(&view.severity),
-        view.object(),
+        object(view),
         plain(&view.summary),
         details(&[
             ("alert", format!("{}, rule {}", view.id, plain(&view.rule))),
-            ("state", view.state()),
+            ("state", state(view)),
             ("why", text(&view.why)),
             ("safe", text(&view.safe)),
             ("since", time(view.since_at)),

@@ -12,7 +12,7 @@ use crate::exit_status::ExitStatus;
 use crate::output::text::{count, counted, duration, plain, short_run, short_snapshot, size};
 use crate::output::{Align, Look, OutputFormat, Tone, format};
 use crate::references::SnapshotReference;
-use crate::views::snapshot::{CopyView, SnapshotView, TreeItemView};
+use crate::views::snapshot::{CopyView, SnapshotView, TreeItemView, proof_text};
 
 /// How many tables of a database people are shown without `-o wide`.
 const TABLES_SHOWN_MAX: usize = 40;
@@ -96,7 +96,7 @@ fn describe(view: &SnapshotView, look: &Look, wide: bool) -> String {
         ("rows", rows),
         ("position", manifest.and_then(|manifest| manifest.log_position.clone()).unwrap_or_default()),
         ("run", view.run_id.as_deref().map(|run| format!("{} ({took})", short_run(run))).unwrap_or_default()),
-        ("proof", format!("{}, {}", view.proof_text(), look.time_or(view.proven_at, "never proven"))),
+        ("proof", format!("{}, {}", proof_text(view), look.time_or(view.proven_at, "never proven"))),
         ("checked", look.time_or(view.checked_at, "")),
         ("read", look.time_or(view.read_at, "")),
         ("restored", look.time_or(view.restored_at, "")),

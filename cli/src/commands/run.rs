@@ -11,7 +11,7 @@ use crate::error::{CliError, CliResult};
 use crate::exit_status::ExitStatus;
 use crate::output::text::{count, counted, duration, plain, short_run, short_snapshot, size};
 use crate::output::{Look, OutputFormat, format};
-use crate::views::run::{LogLineView, RunView};
+use crate::views::run::{LogLineView, RunView, error_of, exit_status};
 use crate::watch;
 
 pub(super) async fn run(app: &mut App, command: RunCommand) -> CliResult {
@@ -87,7 +87,7 @@ pub(super) async fn finish(app: &mut App, client: &Client, runs: Vec<RunView>) -
 
 /// What was done, in a few lines.
 pub(super) fn summary(run: &RunView, look: &Look) -> String {
-    let outcome = match run.exit_status() {
+    let outcome = match exit_status(run) {
         ExitStatus::Ok => look.palette.good("ok"),
         ExitStatus::Partial => look.palette.warning("partial"),
         _ => look.palette.bad("DATA BAD"),
@@ -211,7 +211,7 @@ pub(super) async fn show(app: &mut App, run_id: String) -> CliResult {
     app.output.show(&run, |look| describe(&run, look))?;
     if run.phase == "failed" && app.output.is_human() {
         app.output.finish()?;
-        if let Some(error) = run.error() {
+        if let Some(error) = error_of(&run) {
             let text = crate::error_report::render(&error, app.output.error_palette());
             app.output.error_text(&text);
         }

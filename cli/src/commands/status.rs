@@ -13,7 +13,9 @@ use crate::exit_status::ExitStatus;
 use crate::output::text::{counted, plain, rough, short_run, short_snapshot, size};
 use crate::output::{Align, Look, Record as _, Tone, format};
 use crate::views::run::RunView;
-use crate::views::status::{ObjectiveView, PlaceView, SourceStatusView};
+use crate::views::status::{
+    PlaceView, SourceStatusView, health_line, loss, objective_cells, restore_time, state_text, tone,
+};
 
 /// What an empty fleet is told.
 const EMPTY: &str = "nothing is protected: no source is declared
@@ -120,10 +122,10 @@ fn overview(
     let rows: Vec<Vec<(String, Tone)>> = problems
         .iter()
         .map(|status| {
-            let sign = status.state_text().split(' ').next().unwrap_or_default().to_owned();
+            let sign = state_text(status).split(' ').next().unwrap_or_default().to_owned();
             let remedy = status.remedy.as_deref().map(|remedy| format!("-> {}", plain(remedy)));
             vec![
-                (format!("  {sign}"), status.tone()),
+                (format!("  {sign}"), tone(status)),
                 (status.name(), Tone::Plain),
                 (plain(status.problem.as_deref().unwrap_or("-")), Tone::Plain),
                 (remedy.unwrap_or_default(), Tone::Plain),
@@ -155,7 +157,7 @@ fn places(status: &SourceStatusView, look: &Look) -> String {
 }
 
 fn detail(status: &SourceStatusView, look: &Look) -> String {
-    let paint = |text: String| match status.tone() {
+    let paint = |text: String| match tone(status) {
         Tone::Good => look.palette.good(&text),
         Tone::Warning => look.palette.warning(&text),
         _ => look.palette.bad(&text),
@@ -166,7 +168,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
         plain(&status.source),
         plain(&status.engine),
         plain(&status.agent),
-        paint(status.state_text()),
+        paint(state_text(status)),
     );
     let snapshot = status.snapshot_id.as_deref().map(|id| {
         format!(
@@ -190,7 +192,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
     };
     let promised = status.objectives.iter().any(|objective| objective.target.is_some());
     if promised {
-        let rows: Vec<_> = status.objectives.iter().map(ObjectiveView::cells).collect();
+        let rows: Vec<_> = status.objectives.iter().map(objective_cells).collect();
         text.push_str(&format::grid(&[("", Align::Left); 4], &rows, look));
     }
     // What is promised stands beside its promise already.
@@ -202,12 +204,12 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
         (Some(policy), Some(at)) => format!("{}; policy {policy}", look.time(at)),
     };
     text.push_str(&details(&[
-        ("loss if now", unless_promised(status.loss())),
+        ("loss if now", unless_promised(loss(status))),
         ("restorable to", look.time_or(status.recovery_point_at, "nothing: there is no snapshot")),
         (
             "restore takes",
             unless_promised(match status.restore_seconds {
-                Some(_) => format!("{} (the last one)", status.restore_time()),
+                Some(_) => format!("{} (the last one)", restore_time(status)),
                 None => "not known: none was timed".to_owned(),
             }),
         ),
@@ -218,7 +220,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
             "missed",
             if status.missed_slots == 0 { String::new() } else { counted(status.missed_slots, "slot") },
         ),
-        ("health", plain(&status.health.line())),
+        ("health", plain(&health_line(&status.health))),
         ("size", size(status.logical_bytes)),
         ("newest", snapshot.unwrap_or_default()),
         ("is in", places(status, look)),
@@ -235,6 +237,7 @@ fn detail(status: &SourceStatusView, look: &Look) -> String {
 mod tests {
     use super::*;
     use crate::output::testing::look;
+    use crate::views::status::ObjectiveView;
 
     fn protected() -> SourceStatusView {
         SourceStatusView {

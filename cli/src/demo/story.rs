@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::error::{CliError, CliResult};
 use crate::output::text::{count, counted, duration, short_snapshot, size};
 use crate::views::plan::PlanView;
-use crate::views::run::RunView;
+use crate::views::run::{RunView, error_of};
 use crate::views::snapshot::SnapshotView;
 
 /// How many orders come in between the two backups, besides those of the writer.
@@ -141,7 +141,7 @@ async fn ended(app: &App, client: &Client, id: String) -> CliResult<RunView> {
             ));
         };
         if run.is_ended() {
-            return run.error().map_or(Ok(run), Err);
+            return error_of(&run).map_or(Ok(run), Err);
         }
     }
 }

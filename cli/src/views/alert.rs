@@ -1,8 +1,7 @@
 //! Alerts, silences, channels and what has become of messages.
 
-use std::collections::BTreeMap;
-
 use holdfast_proto::v1;
+pub(crate) use holdfast_proto::views::{AlertView, SilenceView};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -10,106 +9,29 @@ use super::{dash, filled, moment};
 use crate::output::text::plain;
 use crate::output::{Column, Record, Tone};
 
-/// One alert.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct AlertView {
-    /// Its number.
-    pub id: u64,
-    /// source, repository, agent, channel or controller.
-    pub object_kind: String,
-    /// The name of the object.
-    pub object: String,
-    /// The rule.
-    pub rule: String,
-    /// info, warning or critical.
-    pub severity: String,
-    /// pending, failing or recovered.
-    pub state: String,
-    /// What is at stake.
-    pub summary: String,
-    /// Why, when known.
-    pub why: Option<String>,
-    /// What is safe nevertheless, when known.
-    pub safe: Option<String>,
-    /// Commands that work when pasted.
-    pub next: Vec<String>,
-    /// Since when it holds.
-    pub since_at: Option<Timestamp>,
-    /// When it was first seen.
-    pub first_seen_at: Option<Timestamp>,
-    /// When it was over.
-    pub recovered_at: Option<Timestamp>,
-    /// Who has acknowledged it.
-    pub acknowledged_by: Option<String>,
-    /// When.
-    pub acknowledged_at: Option<Timestamp>,
-    /// What was said.
-    pub acknowledged_reason: Option<String>,
-    /// The alert that it follows from.
-    pub follows: Option<u64>,
-    /// How many alerts follow from it.
-    pub affected: u32,
-    /// Channels that were told.
-    pub told: Vec<String>,
-    /// Until when it is silenced.
-    pub silenced_until_at: Option<Timestamp>,
-    /// Labels of the object.
-    pub labels: BTreeMap<String, String>,
-}
-
-impl From<v1::Alert> for AlertView {
-    fn from(alert: v1::Alert) -> Self {
-        Self {
-            id: alert.id,
-            object_kind: alert.object_kind,
-            object: alert.object,
-            rule: alert.reason,
-            severity: alert.severity,
-            state: alert.state,
-            summary: alert.summary,
-            why: filled(alert.why),
-            safe: filled(alert.safe),
-            next: alert.next,
-            since_at: moment(alert.since),
-            first_seen_at: moment(alert.first_seen_at),
-            recovered_at: moment(alert.recovered_at),
-            acknowledged_by: filled(alert.acknowledged_by),
-            acknowledged_at: moment(alert.acknowledged_at),
-            acknowledged_reason: filled(alert.acknowledged_reason),
-            follows: Some(alert.follows).filter(|id| *id != 0),
-            affected: alert.affected,
-            told: alert.told,
-            silenced_until_at: moment(alert.silenced_until),
-            labels: alert.labels.into_iter().collect(),
-        }
+/// The object with its kind, where the name alone would not tell.
+pub(crate) fn object(alert: &AlertView) -> String {
+    match alert.object_kind.as_str() {
+        "source" => plain(&alert.object),
+        kind => format!("{kind} {}", plain(&alert.object)),
     }
 }
 
-impl AlertView {
-    /// The object with its kind, where the name alone would not tell.
-    pub(crate) fn object(&self) -> String {
-        match self.object_kind.as_str() {
-            "source" => plain(&self.object),
-            kind => format!("{kind} {}", plain(&self.object)),
-        }
-    }
+/// The state, and what keeps people from being told.
+pub(crate) fn state(alert: &AlertView) -> String {
+    let mut words = vec![alert.state.clone()];
+    words.extend(alert.acknowledged_by.as_ref().map(|_| "acknowledged".to_owned()));
+    words.extend(alert.silenced_until_at.map(|_| "silenced".to_owned()));
+    words.extend(alert.follows.map(|id| format!("follows from {id}")));
+    words.join(", ")
+}
 
-    /// The state, and what keeps people from being told.
-    pub(crate) fn state(&self) -> String {
-        let mut words = vec![self.state.clone()];
-        words.extend(self.acknowledged_by.as_ref().map(|_| "acknowledged".to_owned()));
-        words.extend(self.silenced_until_at.map(|_| "silenced".to_owned()));
-        words.extend(self.follows.map(|id| format!("follows from {id}")));
-        words.join(", ")
-    }
-
-    fn tone(&self) -> Tone {
-        match (self.state.as_str(), self.severity.as_str()) {
-            ("recovered", _) => Tone::Good,
-            ("failing", "critical") => Tone::Bad,
-            ("failing", "warning") => Tone::Warning,
-            _ => Tone::Plain,
-        }
+fn tone(alert: &AlertView) -> Tone {
+    match (alert.state.as_str(), alert.severity.as_str()) {
+        ("recovered", _) => Tone::Good,
+        ("failing", "critical") => Tone::Bad,
+        ("failing", "warning") => Tone::Warning,
+        _ => Tone::Plain,
     }
 }
 
@@ -119,11 +41,11 @@ impl Record for AlertView {
     fn columns() -> Vec<Column<Self>> {
         vec![
             Column::<Self>::right("ALERT", |view, _| view.id.to_string()),
-            Column::<Self>::left("SEVERITY", |view, _| view.severity.clone()).toned(AlertView::tone),
-            Column::<Self>::left("OBJECT", |view, _| view.object()),
+            Column::<Self>::left("SEVERITY", |view, _| view.severity.clone()).toned(tone),
+            Column::<Self>::left("OBJECT", |view, _| object(view)),
             Column::<Self>::left("WHAT", |view, _| plain(&view.summary)),
             Column::<Self>::left("SINCE", |view, look| look.time_or(view.since_at, "-")),
-            Column::<Self>::left("STATE", |view, _| view.state()),
+            Column::<Self>::left("STATE", |view, _| state(view)),
             Column::<Self>::left("RULE", |view, _| plain(&view.rule)).only_wide(),
             Column::<Self>::left("TOLD", |view, _| dash(Some(&view.told.join(" ")))).only_wide(),
             Column::<Self>::left("OVER", |view, look| look.time_or(view.recovered_at, "-")).only_wide(),
@@ -132,34 +54,6 @@ impl Record for AlertView {
 
     fn name(&self) -> String {
         self.id.to_string()
-    }
-}
-
-/// One silence.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct SilenceView {
-    /// Its number; null for one that is declared in a fleet file.
-    pub id: Option<u64>,
-    /// Which alerts, as in a fleet file.
-    #[serde(rename = "match")]
-    pub matches: serde_json::Value,
-    /// Until when.
-    pub until_at: Option<Timestamp>,
-    /// Why.
-    pub reason: String,
-    /// By whom.
-    pub by: Option<String>,
-}
-
-impl From<v1::Silence> for SilenceView {
-    fn from(silence: v1::Silence) -> Self {
-        Self {
-            id: Some(silence.id).filter(|id| *id != 0),
-            matches: serde_json::from_str(&silence.match_json).unwrap_or_default(),
-            until_at: moment(silence.until),
-            reason: silence.reason,
-            by: filled(silence.by),
-        }
     }
 }
 

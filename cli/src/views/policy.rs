@@ -2,6 +2,7 @@
 
 use holdfast_model::policy::{Policy, Schedule};
 use holdfast_proto::v1;
+pub(crate) use holdfast_proto::views::RetentionView;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -159,50 +160,6 @@ impl Record for UpcomingView {
 
     fn name(&self) -> String {
         self.source.clone()
-    }
-}
-
-/// What becomes of a snapshot.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct RetentionView {
-    /// The source.
-    pub source: String,
-    /// Where the snapshot is.
-    pub repository: String,
-    /// The policy that decides.
-    pub policy: String,
-    /// The snapshot.
-    pub snapshot_id: String,
-    /// From when it is.
-    pub committed_at: Option<Timestamp>,
-    /// full, incremental, differential or snapshot.
-    pub snapshot_type: Option<String>,
-    /// What it added to the repository.
-    pub stored_bytes: u64,
-    /// Whether it stays.
-    pub keep: bool,
-    /// Why.
-    pub reason: String,
-    /// Why nothing is removed now, when something forbids it.
-    pub frozen: Option<String>,
-}
-
-impl RetentionView {
-    /// One line for each snapshot.
-    pub(crate) fn of(plan: v1::RetentionPlan) -> Vec<Self> {
-        let line = |decision: v1::RetentionDecision| Self {
-            source: plan.source.clone(),
-            repository: plan.repository.clone(),
-            policy: plan.policy.clone(),
-            snapshot_id: decision.snapshot_id,
-            committed_at: moment(decision.committed_at),
-            snapshot_type: filled(decision.snapshot_type),
-            stored_bytes: decision.stored_bytes,
-            keep: decision.keep,
-            reason: decision.reason,
-            frozen: filled(plan.frozen.clone()),
-        };
-        plan.decisions.into_iter().map(line).collect()
     }
 }
 

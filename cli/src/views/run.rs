@@ -1,221 +1,69 @@
 //! Runs and their log lines.
 
-use std::time::Duration;
-
 use holdfast_model::Failure;
-use holdfast_model::restore::RestoreReport;
-use holdfast_model::run::RunSpec;
 use holdfast_proto::v1;
+pub(crate) use holdfast_proto::views::{ProgressView, RunView};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{dash, filled, moment};
+use super::{dash, moment};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
 use crate::output::text::{counted, duration, short_run, short_snapshot, size};
 use crate::output::{Column, Record, Tone};
 
-/// One run.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct RunView {
-    /// Its id.
-    pub id: String,
-    /// backup, restore, promote, discard, verify, check, prune or copy.
-    pub kind: String,
-    /// queued, assigned, running, committing, succeeded, failed, cancelled or skipped.
-    pub phase: String,
-    /// Whether somebody asked it to stop.
-    pub cancel_requested: bool,
-    /// What a backup re-reads: full, incremental, differential or snapshot.
-    pub snapshot_type: Option<String>,
-    /// The source.
-    pub source: Option<String>,
-    /// The repository.
-    pub repository: Option<String>,
-    /// The agent.
-    pub agent: Option<String>,
-    /// The number of its latest assignment.
-    pub attempt: u32,
-    /// Who asked for it.
-    pub requested_by: String,
-    /// Since when it is queued.
-    pub queued_at: Option<Timestamp>,
-    /// When the current attempt began.
-    pub started_at: Option<Timestamp>,
-    /// When it ended.
-    pub ended_at: Option<Timestamp>,
-    /// From start to end.
-    pub duration_seconds: Option<f64>,
-    /// Why it waits.
-    pub waiting_for: Option<String>,
-    /// The snapshot that it committed.
-    pub snapshot_id: Option<String>,
-    /// Warnings in its log.
-    pub warnings: u32,
-    /// Why it failed.
-    pub failure: Option<Failure>,
-    /// Its last counters.
-    pub progress: ProgressView,
-    /// What a restore did.
-    pub restored: Option<RestoreReport>,
-    /// What a check or verification found.
-    pub findings: Vec<String>,
-    /// The run that it repeats.
-    pub retry_of: Option<String>,
-    /// Its trace.
-    pub trace_id: Option<String>,
-    /// The moment of the schedule that it is the run of; null when somebody asked for it.
-    pub slot_at: Option<Timestamp>,
-}
-
-/// Counters of a run.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct ProgressView {
-    /// What is being done.
-    pub stage: String,
-    /// Expected in all; 0 when not known.
-    pub total_bytes: u64,
-    /// Dealt with.
-    pub done_bytes: u64,
-    /// Read from the source, or written to the target.
-    pub read_bytes: u64,
-    /// New to the repository, before compression.
-    pub new_bytes: u64,
-    /// Sent to the repository.
-    pub stored_bytes: u64,
-    /// Expected in all; 0 when not known.
-    pub total_files: u64,
-    /// Dealt with.
-    pub done_files: u64,
-    /// Not read since they are unchanged.
-    pub unchanged_files: u64,
-    /// Blobs that the repository did not have.
-    pub new_blobs: u64,
-    /// Items that could not be read.
-    pub unreadable: u64,
-}
-
-impl From<v1::Progress> for ProgressView {
-    fn from(progress: v1::Progress) -> Self {
-        Self {
-            stage: progress.stage,
-            total_bytes: progress.bytes_total,
-            done_bytes: progress.bytes_done,
-            read_bytes: progress.bytes_read,
-            new_bytes: progress.bytes_new,
-            stored_bytes: progress.bytes_stored,
-            total_files: progress.files_total,
-            done_files: progress.files_done,
-            unchanged_files: progress.files_unchanged,
-            new_blobs: progress.blobs_new,
-            unreadable: progress.unreadable,
+/// The verdict of a run that has ended; of one that has not, that it was taken on.
+pub(crate) fn exit_status(run: &RunView) -> ExitStatus {
+    match run.phase.as_str() {
+        "succeeded" if !run.findings.is_empty() => ExitStatus::DataBad,
+        "succeeded" if run.warnings > 0 => ExitStatus::Partial,
+        "failed" | "skipped" => {
+            run.failure.as_ref().map_or(ExitStatus::Failed, |failure| failure.code.category().into())
         }
+        "cancelled" => ExitStatus::Failed,
+        _ => ExitStatus::Ok,
     }
 }
 
-impl From<v1::Run> for RunView {
-    fn from(run: v1::Run) -> Self {
-        let (started_at, ended_at) = (moment(run.started_at), moment(run.ended_at));
-        let length =
-            started_at.zip(ended_at).map(|(start, end)| end.duration_since(start).as_secs_f64().max(0.0));
-        let snapshot_type = match serde_json::from_str::<RunSpec>(&run.spec_json) {
-            Ok(RunSpec::Backup { snapshot_type, .. }) => Some(snapshot_type.to_string()),
-            _ => None,
-        };
-        Self {
-            id: run.id,
-            kind: run.kind,
-            phase: run.phase,
-            snapshot_type,
-            cancel_requested: run.intent == "cancel",
-            source: filled(run.source),
-            repository: filled(run.repository),
-            agent: filled(run.agent),
-            attempt: run.attempt,
-            requested_by: run.requested_by,
-            queued_at: moment(run.queued_at),
-            started_at,
-            ended_at,
-            duration_seconds: length,
-            waiting_for: filled(run.waiting_for),
-            snapshot_id: filled(run.snapshot_id),
-            warnings: run.warnings,
-            failure: run.failure.map(Failure::from),
-            progress: run.progress.unwrap_or_default().into(),
-            restored: serde_json::from_str(&run.restored_json).ok(),
-            findings: run.findings,
-            retry_of: filled(run.retry_of),
-            trace_id: filled(run.trace_id),
-            slot_at: moment(run.slot_at),
+/// The error of a run that did not do its work.
+pub(crate) fn error_of(run: &RunView) -> Option<CliError> {
+    let failure = match run.phase.as_str() {
+        "failed" | "skipped" => run.failure.clone().unwrap_or_else(|| {
+            Failure::new(holdfast_model::ErrorCode::Internal, format!("the {} failed", run.kind))
+        }),
+        "cancelled" => {
+            Failure::new(holdfast_model::ErrorCode::RunCancelled, format!("the {} was cancelled", run.kind))
+                .then(format!("holdfast run retry {}", short_run(&run.id)))
         }
+        _ => return None,
+    };
+    let mut error = CliError::from(failure).of_run(short_run(&run.id)).of_trace(run.trace_id.clone());
+    if error.failure().next.is_empty() {
+        error = error.then(format!("holdfast run logs {}", short_run(&run.id)));
     }
+    Some(error)
 }
 
-impl RunView {
-    /// Whether nothing can follow.
-    pub fn is_ended(&self) -> bool {
-        matches!(self.phase.as_str(), "succeeded" | "failed" | "cancelled" | "skipped")
-    }
-
-    /// The verdict of a run that has ended; of one that has not, that it was taken on.
-    pub fn exit_status(&self) -> ExitStatus {
-        match self.phase.as_str() {
-            "succeeded" if !self.findings.is_empty() => ExitStatus::DataBad,
-            "succeeded" if self.warnings > 0 => ExitStatus::Partial,
-            "failed" | "skipped" => {
-                self.failure.as_ref().map_or(ExitStatus::Failed, |failure| failure.code.category().into())
-            }
-            "cancelled" => ExitStatus::Failed,
-            _ => ExitStatus::Ok,
+fn outcome(run: &RunView) -> String {
+    match run.phase.as_str() {
+        "succeeded" if run.warnings > 0 => {
+            format!("succeeded, {}", counted(run.warnings.into(), "warning"))
         }
-    }
-
-    /// The error of a run that did not do its work.
-    pub fn error(&self) -> Option<CliError> {
-        let failure = match self.phase.as_str() {
-            "failed" | "skipped" => self.failure.clone().unwrap_or_else(|| {
-                Failure::new(holdfast_model::ErrorCode::Internal, format!("the {} failed", self.kind))
-            }),
-            "cancelled" => Failure::new(
-                holdfast_model::ErrorCode::RunCancelled,
-                format!("the {} was cancelled", self.kind),
-            )
-            .then(format!("holdfast run retry {}", short_run(&self.id))),
-            _ => return None,
-        };
-        let mut error = CliError::from(failure).of_run(short_run(&self.id)).of_trace(self.trace_id.clone());
-        if error.failure().next.is_empty() {
-            error = error.then(format!("holdfast run logs {}", short_run(&self.id)));
-        }
-        Some(error)
-    }
-
-    /// How long it took.
-    pub fn duration(&self) -> Option<Duration> {
-        self.duration_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-    }
-
-    fn outcome(&self) -> String {
-        match self.phase.as_str() {
-            "succeeded" if self.warnings > 0 => {
-                format!("succeeded, {}", counted(self.warnings.into(), "warning"))
-            }
-            "failed" => match &self.failure {
-                Some(failure) => format!("failed {}", failure.code),
-                None => "failed".to_owned(),
-            },
-            "skipped" => match &self.failure {
-                Some(failure) => format!("skipped {}", failure.code),
-                None => "skipped".to_owned(),
-            },
-            "running" | "assigned" if self.cancel_requested => "cancelling".to_owned(),
-            phase => phase.to_owned(),
-        }
+        "failed" => match &run.failure {
+            Some(failure) => format!("failed {}", failure.code),
+            None => "failed".to_owned(),
+        },
+        "skipped" => match &run.failure {
+            Some(failure) => format!("skipped {}", failure.code),
+            None => "skipped".to_owned(),
+        },
+        "running" | "assigned" if run.cancel_requested => "cancelling".to_owned(),
+        phase => phase.to_owned(),
     }
 }
 
 fn tone(run: &RunView) -> Tone {
-    match run.exit_status() {
+    match exit_status(run) {
         ExitStatus::Ok if run.phase == "succeeded" => Tone::Good,
         ExitStatus::Ok => Tone::Plain,
         ExitStatus::Partial => Tone::Warning,
@@ -233,7 +81,7 @@ impl Record for RunView {
             Column::<Self>::left("SOURCE", |run, _| dash(run.source.as_deref())),
             Column::<Self>::left("REPOSITORY", |run, _| dash(run.repository.as_deref())),
             Column::<Self>::left("AGENT", |run, _| dash(run.agent.as_deref())).only_wide(),
-            Column::<Self>::left("OUTCOME", |run, _| run.outcome()).toned(tone),
+            Column::<Self>::left("OUTCOME", |run, _| outcome(run)).toned(tone),
             Column::<Self>::left("QUEUED", |run, look| look.time_or(run.queued_at, "-")),
             Column::<Self>::right("TOOK", |run, _| run.duration().map_or_else(|| "-".to_owned(), duration)),
             Column::<Self>::right("READ", |run, _| size(run.progress.read_bytes)),
@@ -311,21 +159,21 @@ mod tests {
 
     #[test]
     fn the_exit_status_is_the_verdict_of_the_run() {
-        assert_eq!(run("succeeded").exit_status(), ExitStatus::Ok);
-        assert_eq!(RunView { warnings: 2, ..run("succeeded") }.exit_status(), ExitStatus::Partial);
+        assert_eq!(exit_status(&run("succeeded")), ExitStatus::Ok);
+        assert_eq!(exit_status(&RunView { warnings: 2, ..run("succeeded") }), ExitStatus::Partial);
         let damaged = RunView { findings: vec!["pack 3f is missing".to_owned()], ..run("succeeded") };
-        assert_eq!(damaged.exit_status(), ExitStatus::DataBad);
+        assert_eq!(exit_status(&damaged), ExitStatus::DataBad);
         let mismatch = Failure::new(ErrorCode::RestoreMismatch, "orders: 5 rows, 6 in the manifest");
-        assert_eq!(RunView { failure: Some(mismatch), ..run("failed") }.exit_status(), ExitStatus::DataBad);
-        assert_eq!(run("cancelled").exit_status(), ExitStatus::Failed);
+        assert_eq!(exit_status(&RunView { failure: Some(mismatch), ..run("failed") }), ExitStatus::DataBad);
+        assert_eq!(exit_status(&run("cancelled")), ExitStatus::Failed);
     }
 
     #[test]
     fn the_error_of_a_run_names_the_run_and_a_command() {
         let failure = Failure::new(ErrorCode::ToolFailed, "pg_dump ended with exit status 1");
-        let error = RunView { failure: Some(failure), ..run("failed") }.error().unwrap();
-        assert_eq!(error.run(), Some("deadbeef"));
-        assert_eq!(error.failure().next, ["holdfast run logs deadbeef"]);
-        assert!(run("succeeded").error().is_none());
+        let found = error_of(&RunView { failure: Some(failure), ..run("failed") }).unwrap();
+        assert_eq!(found.run(), Some("deadbeef"));
+        assert_eq!(found.failure().next, ["holdfast run logs deadbeef"]);
+        assert!(error_of(&run("succeeded")).is_none());
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn prune(call: Call) -> Result<Reply, Failure> {
     };
     let done = RepositoriesApi::new(call.core().clone()).prune_inner(&call.caller, request).await?;
     if let Some(plan) = done.plan {
-        return Ok(Reply::Plan(value(PrunePlanView::new(name, plan))));
+        return Ok(Reply::Plan(value(PrunePlanView::new(&name, plan))));
     }
     let location = done.run.as_ref().map(|run| format!("/api/v1/runs/{}", run.id));
     let items = done.run.map(|run| value(RunView::from(run))).into_iter().collect();

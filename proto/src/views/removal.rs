@@ -1,40 +1,40 @@
 //! What goes, or would.
 
-use holdfast_proto::v1;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{filled, moment};
+use crate::v1;
 
 /// What becomes of a snapshot.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct RetentionView {
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct RetentionView {
     /// The source.
-    source: String,
+    pub source: String,
     /// Where the snapshot is.
-    repository: String,
+    pub repository: String,
     /// The policy that decides.
-    policy: String,
+    pub policy: String,
     /// The snapshot.
-    snapshot_id: String,
+    pub snapshot_id: String,
     /// From when it is.
-    committed_at: Option<Timestamp>,
+    pub committed_at: Option<Timestamp>,
     /// full, incremental, differential or snapshot.
-    snapshot_type: Option<String>,
+    pub snapshot_type: Option<String>,
     /// What it added to the repository.
-    stored_bytes: u64,
+    pub stored_bytes: u64,
     /// Whether it stays.
-    keep: bool,
+    pub keep: bool,
     /// Why.
-    reason: String,
+    pub reason: String,
     /// Why nothing is removed now, when something forbids it.
-    frozen: Option<String>,
+    pub frozen: Option<String>,
 }
 
 impl RetentionView {
     /// One line for each snapshot.
-    pub(crate) fn of(plan: v1::RetentionPlan) -> Vec<Self> {
+    pub fn of(plan: v1::RetentionPlan) -> Vec<Self> {
         let line = |decision: v1::RetentionDecision| Self {
             source: plan.source.clone(),
             repository: plan.repository.clone(),
@@ -52,51 +52,51 @@ impl RetentionView {
 }
 
 /// What a prune would do.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct PrunePlanView {
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct PrunePlanView {
     /// The repository.
-    repository: String,
+    pub repository: String,
     /// Snapshots whose content counts as needed.
-    snapshots: u64,
+    pub snapshots: u64,
     /// Packs in the storage.
-    packs: u64,
+    pub packs: u64,
     /// Size of all packs.
-    stored_bytes: u64,
+    pub stored_bytes: u64,
     /// What is needed of it.
-    live_bytes: u64,
+    pub live_bytes: u64,
     /// What is not.
-    dead_bytes: u64,
+    pub dead_bytes: u64,
     /// Packs that go whole.
-    delete_packs: u64,
+    pub delete_packs: u64,
     /// Their size.
-    delete_bytes: u64,
+    pub delete_bytes: u64,
     /// Packs whose needed blobs go into new packs.
-    repack_packs: u64,
+    pub repack_packs: u64,
     /// Their size.
-    repack_bytes: u64,
+    pub repack_bytes: u64,
     /// What is needed of them.
-    repack_live_bytes: u64,
+    pub repack_live_bytes: u64,
     /// Packs in no index.
-    orphan_packs: u64,
+    pub orphan_packs: u64,
     /// Their size.
-    orphan_bytes: u64,
+    pub orphan_bytes: u64,
     /// Size of the packs that go.
-    freed_bytes: u64,
+    pub freed_bytes: u64,
     /// The same in percent of all packs, rounded up.
-    freed_percent: u64,
+    pub freed_percent: u64,
     /// What is not needed and stays.
-    unused_left_bytes: u64,
+    pub unused_left_bytes: u64,
     /// More goes than may without a person.
-    needs_approval: bool,
+    pub needs_approval: bool,
     /// What is damaged or lost.
-    concerns: Vec<String>,
+    pub concerns: Vec<String>,
 }
 
 impl PrunePlanView {
     /// The plan for a repository.
-    pub(crate) fn new(repository: String, plan: v1::PrunePlan) -> Self {
+    pub fn new(repository: &str, plan: v1::PrunePlan) -> Self {
         Self {
-            repository,
+            repository: repository.to_owned(),
             snapshots: plan.snapshots,
             packs: plan.packs,
             stored_bytes: plan.bytes,

@@ -2,59 +2,59 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::v1;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{filled, moment};
+use crate::v1;
 
 /// One alert.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct AlertView {
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct AlertView {
     /// Its number.
-    id: u64,
+    pub id: u64,
     /// source, repository, agent, channel or controller.
-    object_kind: String,
+    pub object_kind: String,
     /// The name of the object.
-    object: String,
+    pub object: String,
     /// The rule.
-    rule: String,
+    pub rule: String,
     /// info, warning or critical.
-    severity: String,
+    pub severity: String,
     /// pending, failing or recovered.
-    state: String,
+    pub state: String,
     /// What is at stake.
-    summary: String,
+    pub summary: String,
     /// Why, when known.
-    why: Option<String>,
+    pub why: Option<String>,
     /// What is safe nevertheless, when known.
-    safe: Option<String>,
+    pub safe: Option<String>,
     /// Commands that work when pasted.
-    next: Vec<String>,
+    pub next: Vec<String>,
     /// Since when it holds.
-    since_at: Option<Timestamp>,
+    pub since_at: Option<Timestamp>,
     /// When it was first seen.
-    first_seen_at: Option<Timestamp>,
+    pub first_seen_at: Option<Timestamp>,
     /// When it was over.
-    recovered_at: Option<Timestamp>,
+    pub recovered_at: Option<Timestamp>,
     /// Who has acknowledged it.
-    acknowledged_by: Option<String>,
+    pub acknowledged_by: Option<String>,
     /// When.
-    acknowledged_at: Option<Timestamp>,
+    pub acknowledged_at: Option<Timestamp>,
     /// What was said.
-    acknowledged_reason: Option<String>,
+    pub acknowledged_reason: Option<String>,
     /// The alert that it follows from.
-    follows: Option<u64>,
+    pub follows: Option<u64>,
     /// How many alerts follow from it.
-    affected: u32,
+    pub affected: u32,
     /// Channels that were told.
-    told: Vec<String>,
+    pub told: Vec<String>,
     /// Until when it is silenced.
-    silenced_until_at: Option<Timestamp>,
+    pub silenced_until_at: Option<Timestamp>,
     /// Labels of the object.
-    labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<v1::Alert> for AlertView {
@@ -86,19 +86,19 @@ impl From<v1::Alert> for AlertView {
 }
 
 /// One silence.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct SilenceView {
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct SilenceView {
     /// Its number; null for one that is declared in a fleet file.
-    id: Option<u64>,
+    pub id: Option<u64>,
     /// Which alerts, as in a fleet file.
     #[serde(rename = "match")]
-    matches: Value,
+    pub matches: Value,
     /// Until when.
-    until_at: Option<Timestamp>,
+    pub until_at: Option<Timestamp>,
     /// Why.
-    reason: String,
+    pub reason: String,
     /// By whom.
-    by: Option<String>,
+    pub by: Option<String>,
 }
 
 impl From<v1::Silence> for SilenceView {
