@@ -1,5 +1,9 @@
-"""What a check and a verification of very many blobs cost: `many_blobs.py REPOSITORY` with a repository that the example
-`many_blobs` made. Prints wall time and the peak memory of the controller after each step."""
+"""What very many blobs cost: `many_blobs.py check|prune REPOSITORY` with a repository that the example `many_blobs` made.
+
+check: its structure, all data, and the verification of the newest snapshot.
+prune: the repository is changed. Half of its files are forgotten, so that every pack of data is repacked.
+
+Prints wall time, the peak memory of the controller and the size of the packs after each step."""
 
 import re
 import subprocess
@@ -11,30 +15,46 @@ from pathlib import Path
 from fleet import PROGRAMS, Fleet
 
 
-def peak_mib(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+class Steps:
+    """Commands against one repository, each measured."""
+
+    def __init__(self, fleet, repository):
+        self.fleet, self.repository = fleet, repository
+        fleet.write("many.key", "many blobs")
+        self.step("open, index built", "repo", "add", "many", "--url", f"file://{repository}", "--key-file", str(fleet.folder / "many.key"))
+
+    def step(self, what, *arguments):
+        begun = time.monotonic()
+        finished = subprocess.run([PROGRAMS / "holdfast", *arguments], env=self.fleet.environment, capture_output=True, text=True, check=False)
+        took = time.monotonic() - begun
+        status = Path(f"/proc/{self.fleet.daemons()['controller']}/status").read_text()
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
+        stored = sum(path.stat().st_size for path in (self.repository / "data").rglob("*") if path.is_file()) >> 20
+        print(f"{what:34} {took:8.1f} s   controller peak {peak:6} MiB   packs {stored:5} MiB   exit {finished.returncode}", flush=True)
+        if finished.returncode != 0:
+            print(finished.stdout, finished.stderr)
+
+    def snapshots(self):
+        """Names of the snapshots, oldest first."""
+        return [path.name for path in sorted((self.repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime)]
+
+    def check(self):
+        self.step("check of the structure", "repo", "check", "many", "--wait")
+        self.step("check of all data", "repo", "check", "many", "--read-data", "--wait")
+        self.step("verification of the snapshot", "backup", "verify", self.snapshots()[-1][:12], "--wait")
+
+    def prune(self):
+        self.step("plan, all is needed", "repo", "prune", "many", "--dry-run")
+        self.step("forget the larger snapshot", "backup", "delete", self.snapshots()[0][:12], "--confirm", "many", "--reason", "measured")
+        self.step("plan, half is needed", "repo", "prune", "many", "--dry-run")
+        self.step("plan and prune", "repo", "prune", "many", "--confirm", "many", "--reason", "measured", "--wait")
+        self.step("check of all data", "repo", "check", "many", "--read-data", "--wait")
 
 
 def main():
-    repository = Path(sys.argv[1]).resolve()
+    what, repository = sys.argv[1], Path(sys.argv[2]).resolve()
     with tempfile.TemporaryDirectory(dir=repository.parent) as folder, Fleet(Path(folder) / "fleet") as fleet:
-        fleet.write("many.key", "many blobs")
-
-        def step(what, *arguments):
-            begun = time.monotonic()
-            finished = subprocess.run([PROGRAMS / "holdfast", *arguments], env=fleet.environment, capture_output=True, text=True, check=False)
-            took, peak = time.monotonic() - begun, peak_mib(fleet.daemons()["controller"])
-            print(f"{what:34} {took:8.1f} s   controller peak {peak:6.0f} MiB   exit {finished.returncode}", flush=True)
-            if finished.returncode != 0:
-                print(finished.stdout, finished.stderr)
-            return finished.stdout
-
-        step("open, index built", "repo", "add", "many", "--url", f"file://{repository}", "--key-file", str(fleet.folder / "many.key"))
-        snapshot = max((repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime).name
-        step("check of the structure", "repo", "check", "many", "--wait")
-        step("check of all data", "repo", "check", "many", "--read-data", "--wait")
-        step("verification of the snapshot", "backup", "verify", snapshot[:12], "--wait")
+        {"check": Steps.check, "prune": Steps.prune}[what](Steps(fleet, repository))
 
 
 main()
