@@ -116,7 +116,11 @@ pub(crate) async fn prune(
     let settings = repository.spec.prune.clone();
     // After a crash the catalog may hold what was forgotten; nobody may go on from that.
     core.catalog.sync(&repository).await?;
-    repository.flush_index().await?;
+    match repository.flush_index().await {
+        // It is waited for below; packs that are known and in no index object are left alone.
+        Err(failure) if failure.code == ErrorCode::RepositoryLocked => {}
+        flushed => flushed?,
+    }
     let label = format!("{}-{}", run.id, run.state.attempt);
     let job = Job { core, repository: &repository, label, stop, progress: counters.prune.clone() };
 

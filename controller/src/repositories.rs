@@ -238,7 +238,8 @@ impl Repositories {
         if let Some(index) = indexes.get(&folder) {
             return Ok(index.clone());
         }
-        let index = Arc::new(RepositoryIndex::open(self.index_folder.join(&folder), &self.tasks)?);
+        let index = RepositoryIndex::open(self.index_folder.join(&folder), self.clock.clone(), &self.tasks)?;
+        let index = Arc::new(index);
         indexes.insert(folder, index.clone());
         Ok(index)
     }
@@ -465,10 +466,14 @@ impl OpenRepository {
         let mut adopted = 0;
         for pack in orphans {
             match self.repository.read_pack_header(pack).await {
-                Ok(entries) => {
-                    self.index.add(self, pack, entries).await?;
-                    adopted += 1;
-                }
+                Ok(entries) => match self.index.add(self, pack, entries).await {
+                    // Too many wait for another program: the rest is garbage until it is stored again.
+                    Err(failure) if failure.code == ErrorCode::RepositoryLocked => break,
+                    added => {
+                        added?;
+                        adopted += 1;
+                    }
+                },
                 // It is garbage until a snapshot needs it, and none does: nothing refers to what is in no index.
                 Err(error) => {
                     tracing::warn!(repository = %self.name, %pack, %error, "a pack outside the index is damaged");

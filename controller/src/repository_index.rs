@@ -14,13 +14,15 @@ use holdfast_repository::RepositoryError;
 use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, BlobType, IdSet, IndexId, PackId};
 use holdfast_repository::index::{BlobLocation, IndexPack, MemoryIndex};
+use holdfast_repository::lock;
 use holdfast_repository::pack::PackEntry;
-use holdfast_repository::prune_apply::remove_from_index;
+use holdfast_repository::prune_apply::{remove_from_index, take_back_index};
 use holdfast_repository::storage::StorageErrorKind;
-use holdfast_runtime::{TaskGroup, fail_point};
+use holdfast_runtime::{SharedClock, TaskGroup, fail_point};
 use parking_lot::RwLock;
 
 use crate::pack_readings::PackReadings;
+use crate::prune::lock_owner;
 use crate::repositories::{OpenRepository, repository_failure, storage_failure};
 use crate::repository_uses::RepositoryUses;
 use crate::store::blob_index::{
@@ -32,6 +34,8 @@ use crate::store::boot_id;
 const WAITING_PACKS_MAX: usize = 64;
 /// Blobs of such packs; they are held in memory, 120 bytes each.
 const WAITING_BLOBS_MAX: usize = 65_536;
+/// How many times as many may wait while another program keeps index objects from being written.
+const WAITING_LONGER: usize = 4;
 /// Packs that are looked for at once.
 const LOOKS_AT_ONCE: usize = 16;
 /// How often the list of index objects is read again because another program replaces them meanwhile.
@@ -39,6 +43,7 @@ const LISTINGS_MAX: usize = 5;
 
 /// The index. Whoever has the same repository open in the same place shares one.
 pub struct RepositoryIndex {
+    clock: SharedClock,
     blobs: DiskBlobIndex,
     waiting: RwLock<Waiting>,
     /// Orders the writing and the reading of index objects.
@@ -79,8 +84,9 @@ impl Waiting {
         self.packs.push(pack);
     }
 
-    fn is_full(&self) -> bool {
-        self.packs.len() >= WAITING_PACKS_MAX || self.index.len() >= WAITING_BLOBS_MAX
+    /// Whether there are so many times as many as are written together.
+    fn is_full(&self, times: usize) -> bool {
+        self.packs.len() >= times * WAITING_PACKS_MAX || self.index.len() >= times * WAITING_BLOBS_MAX
     }
 
     /// Takes out these packs.
@@ -108,11 +114,12 @@ impl RepositoryIndex {
     ///
     /// # Errors
     /// `HF-4004` when the file system refuses.
-    pub fn open(folder: PathBuf, tasks: &TaskGroup) -> Result<Self, Failure> {
+    pub fn open(folder: PathBuf, clock: SharedClock, tasks: &TaskGroup) -> Result<Self, Failure> {
         let settings = BlobIndexSettings::new(&folder, boot_id());
         let blobs = DiskBlobIndex::open(settings, tasks).map_err(|error| index_failure(&error))?;
         let entered = EnteredIndexes::open(&folder).map_err(|error| index_failure(&error))?;
         Ok(Self {
+            clock,
             blobs,
             waiting: RwLock::default(),
             turn: tokio::sync::Mutex::new(entered),
@@ -275,32 +282,55 @@ impl RepositoryIndex {
     }
 
     /// Notes a pack that is durable and in no index object. On the way, an index object is written now and then, so that
-    /// a crash costs little.
+    /// a crash costs little; not while another program may be removing objects, which keeps nobody from his work for long.
     ///
     /// # Errors
-    /// As for [`RepositoryIndex::flush`].
+    /// As for [`RepositoryIndex::flush`]; `HF-3007` only when too many packs wait for another program.
     pub async fn add(
         &self,
         of: &OpenRepository,
         pack: PackId,
         entries: Vec<PackEntry>,
     ) -> Result<(), Failure> {
-        let full = {
+        let (full, may_wait) = {
             let mut waiting = self.waiting.write();
             if !waiting.index.contains_pack(&pack) && !self.blobs.contains_pack(&pack) {
                 waiting.push(IndexPack { id: pack, entries });
             }
-            waiting.is_full()
+            (waiting.is_full(1), !waiting.is_full(WAITING_LONGER))
         };
-        if full { self.flush(of).await } else { Ok(()) }
+        if !full {
+            return Ok(());
+        }
+        match self.flush(of).await {
+            Err(failure) if failure.code == ErrorCode::RepositoryLocked && may_wait => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Refuses while another program may be removing objects.
+    async fn refuse_others(&self, of: &OpenRepository) -> Result<(), Failure> {
+        let nobody = lock::refuse_exclusive(of.repository(), &lock_owner(), self.clock.now()).await;
+        nobody.map_err(|error| repository_failure(&of.name, &error))
+    }
+
+    /// Refuses when packs are gone that are to be in an index object, and lets them wait no longer.
+    async fn refuse_gone(&self, of: &OpenRepository, packs: &[IndexPack]) -> Result<(), Failure> {
+        let gone = gone_packs(of, packs).await?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.waiting.write().remove(&gone);
+        Err(self.disturbed(of, &counted(gone.len() as u64, "new pack")))
     }
 
     /// Writes index objects for all packs that have none. When it returns, every pack that was added before the call is
     /// in a durable index object.
     ///
     /// # Errors
-    /// Those of the storage, and `HF-4004`; the packs stay to be indexed. `HF-3023` when packs are gone: a program that
-    /// cleans up takes for garbage what is in no index object.
+    /// Those of the storage, and `HF-4004`; the packs stay to be indexed. `HF-3007` while another program may be removing
+    /// objects, `HF-3023` when packs are gone: one that cleans up takes for garbage what was in no index object when it
+    /// looked. An index object that came after that would name what is gone.
     pub async fn flush(&self, of: &OpenRepository) -> Result<(), Failure> {
         // Whoever comes second waits for the first, which may have taken his packs.
         let mut entered = self.turn.lock().await;
@@ -308,15 +338,21 @@ impl RepositoryIndex {
         if packs.is_empty() {
             return Ok(());
         }
-        let gone = gone_packs(of, &packs).await?;
-        if !gone.is_empty() {
-            self.waiting.write().remove(&gone);
-            return Err(self.disturbed(of, &counted(gone.len() as u64, "new pack")));
-        }
+        self.refuse_others(of).await?;
+        self.refuse_gone(of, &packs).await?;
         fail_point::hit("controller-before-index");
-        let saved =
-            of.repository().save_index(&packs).await.map_err(|error| repository_failure(&of.name, &error))?;
+        let failed = |error| repository_failure(&of.name, &error);
+        let saved = of.repository().save_index(&packs).await.map_err(failed)?;
         fail_point::hit("controller-after-index");
+        // Who locked and looked before it was there is still at it, or done.
+        let looked_again = match self.refuse_others(of).await {
+            Ok(()) => self.refuse_gone(of, &packs).await,
+            locked => locked,
+        };
+        if looked_again.is_err() {
+            take_back_index(of.repository(), &saved).await.map_err(failed)?;
+            return looked_again;
+        }
         let count = packs.len();
         let packs = packs.into_iter().map(|pack| (pack.id, pack.entries)).collect();
         let noted = match self.blobs.insert(packs).await {
@@ -451,4 +487,64 @@ async fn gone_packs(of: &OpenRepository, packs: &[IndexPack]) -> Result<IdSet<Pa
 async fn list(of: &OpenRepository) -> Result<IdSet<IndexId>, Failure> {
     let ids = of.repository().index_ids().await.map_err(|error| repository_failure(&of.name, &error))?;
     Ok(ids.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::repository_spec::RepositorySpec;
+    use holdfast_repository::lock::{HeldLock, LockMode, LockOwner};
+    use holdfast_runtime::{Clock as _, ManualClock, Shutdown};
+
+    use super::*;
+    use crate::records::Records;
+    use crate::repositories::Repositories;
+    use crate::secrets::Secrets;
+    use crate::store::{EmbeddedStore, StoreSettings};
+
+    async fn opened(folder: &std::path::Path, clock: &ManualClock) -> Arc<OpenRepository> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let store = EmbeddedStore::open(StoreSettings::new(&folder.join("state")), clock.shared(), &tasks);
+        let key = folder.join("key");
+        std::fs::write(&key, "a password").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let url = format!("file://{}", folder.join("repository").display());
+        let spec = serde_json::json!({ "url": url, "encryption": { "key": { "file": key } } });
+        let spec: RepositorySpec = serde_json::from_value(spec).unwrap();
+        let (secrets, records) = (Secrets::from_process(), Records::new(store.unwrap()));
+        let repositories = Repositories::new(secrets, clock.shared(), records, folder.join("index"), tasks);
+        repositories.init(&"main".parse().unwrap(), &spec).await.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn packs_wait_while_another_program_removes_but_not_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let repository = opened(folder.path(), &clock).await;
+        let owner = LockOwner {
+            hostname: "elsewhere".to_owned(),
+            username: "ops".to_owned(),
+            pid: 4711,
+            uid: 1000,
+            gid: 1000,
+        };
+        let held = HeldLock::acquire(repository.repository(), owner, LockMode::Exclusive, clock.now());
+        let held = held.await.unwrap();
+        let pack = |number: usize| PackId::from_bytes([u8::try_from(number).unwrap(); 32]);
+        let many = WAITING_PACKS_MAX * WAITING_LONGER;
+        for number in 1..many {
+            repository.pack_is_durable(pack(number), Vec::new()).await.unwrap();
+        }
+        let refused = repository.pack_is_durable(pack(0), Vec::new()).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::RepositoryLocked);
+        assert!(refused.message.contains("elsewhere"), "{}", refused.message);
+        assert_eq!(repository.repository().index_ids().await.unwrap(), []);
+        assert_eq!(repository.index().uses.disturbances(), 0);
+        held.release().await.unwrap();
+        // The other program took them for garbage.
+        let gone = repository.flush_index().await.unwrap_err();
+        assert_eq!(gone.code, ErrorCode::RepositoryDisturbed);
+        assert_eq!(gone.message, "256 new packs of repository main were taken away by another program");
+        assert_eq!((repository.index().uses.disturbances(), repository.counts().0), (1, 0));
+    }
 }

@@ -19,6 +19,93 @@ fn restored_is_the_same(restic: &holdfast_tests::Restic, folder: &Path, tree: &P
     assert_same_tree(tree, &restored.join(tree.strip_prefix("/").unwrap()));
 }
 
+/// Locks a repository as a program of another host does that removes objects.
+async fn locked_elsewhere(repository: &Path, password_file: &Path) -> HeldLock {
+    let store = FsStore::new(repository);
+    let password = Secret::new(std::fs::read_to_string(password_file).unwrap().trim_end());
+    let repository = Repository::open(Arc::new(store), &password).await.unwrap();
+    let owner = LockOwner {
+        hostname: "elsewhere".to_owned(),
+        username: "ops".to_owned(),
+        pid: 4711,
+        uid: 1000,
+        gid: 1000,
+    };
+    let now = holdfast_runtime::Clock::now(&holdfast_runtime::SystemClock);
+    HeldLock::acquire(&repository, owner, LockMode::Exclusive, now).await.unwrap()
+}
+
+fn index_objects(repository: &Path) -> usize {
+    // The folder comes with the first.
+    std::fs::read_dir(repository.join("index")).map_or(0, Iterator::count)
+}
+
+/// Removes what a program does that found no index object when it looked, and writes no other.
+fn remove_unindexed(repository: &Path) {
+    let found = packs(repository);
+    assert!(!found.is_empty(), "packs were stored");
+    found.iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_index_object_names_what_another_program_removes_because_none_did() {
+    let place = "agent-before-commit-snapshot";
+    let fleet = ProcessFleet::start(LONG_LEASE, [place]).await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(10).make(&tree);
+    fleet.declare_tree(&tree).await;
+    let hold = fleet.hold(place);
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    fleet.is_held(&hold).await;
+    let lock = locked_elsewhere(&fleet.repository(), &fleet.password_file()).await;
+    // Somebody else's work would have the packs written into an index object that the other program does not know.
+    let check = v1::StartCheck { repository: "main".to_owned(), read_data: false };
+    let check = fleet.start_run(v1::start_request::What::Check(check)).await.unwrap();
+    let refused = fleet.ended(&check).await.failure.unwrap();
+    assert_eq!(refused.code, "HF-3007", "{refused:?}");
+    assert_eq!(index_objects(&fleet.repository()), 0);
+    remove_unindexed(&fleet.repository());
+    lock.release().await.unwrap();
+    drop(hold);
+
+    let ended = fleet.ended(&run).await;
+    assert_eq!((ended.phase.as_str(), ended.attempt), ("succeeded", 2), "{ended:?}");
+    let log = fleet.log(&ended).await;
+    assert!(log.contains("[HF-3023]"), "{log}");
+    fleet.restic().check_all_data();
+    restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &ended.snapshot_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_object_that_came_after_another_program_had_looked_is_taken_back() {
+    let place = "controller-after-index";
+    let fleet = ProcessFleet::start(LONG_LEASE, [place]).await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    TreeSpec::small(11).make(&tree);
+    fleet.declare_tree(&tree).await;
+    let hold = fleet.hold(place);
+    let run = fleet.start_backup("tree", "full").await.unwrap();
+    fleet.is_held(&hold).await;
+    assert_eq!(index_objects(&fleet.repository()), 1);
+    let lock = locked_elsewhere(&fleet.repository(), &fleet.password_file()).await;
+    drop(hold);
+    until_async("the commit to be refused", PATIENCE, async || {
+        fleet.log(&run).await.contains("HF-3007").then_some(())
+    })
+    .await;
+    fleet.runs().cancel(v1::CancelRunRequest { run_id: run.id.clone() }).await.unwrap();
+    assert_eq!(fleet.ended(&run).await.phase, "cancelled");
+    assert_eq!(index_objects(&fleet.repository()), 0);
+    remove_unindexed(&fleet.repository());
+    lock.release().await.unwrap();
+
+    let next = fleet.backup_well("tree", "full").await;
+    fleet.restic().check_all_data();
+    restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &next.snapshot_id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_whose_packs_are_pruned_by_restic_before_it_commits_stores_them_again() {
     let place = "agent-before-commit-snapshot";
@@ -84,24 +171,7 @@ async fn nothing_is_committed_while_another_program_may_be_removing() {
     TreeSpec::small(9).make(&tree);
     let yaml = format!("sources:\n  tree: {{ engine: files, agent: a1, paths: [{}] }}\n", tree.display());
     fleet.apply(&yaml).await.unwrap();
-    let store = FsStore::new(fleet.repository());
-    let password = Secret::new(std::fs::read_to_string(fleet.password_file()).unwrap().trim_end());
-    let repository = Repository::open(Arc::new(store), &password).await.unwrap();
-    let owner = LockOwner {
-        hostname: "elsewhere".to_owned(),
-        username: "ops".to_owned(),
-        pid: 4711,
-        uid: 1000,
-        gid: 1000,
-    };
-    let lock = HeldLock::acquire(
-        &repository,
-        owner,
-        LockMode::Exclusive,
-        holdfast_runtime::Clock::now(&holdfast_runtime::SystemClock),
-    )
-    .await
-    .unwrap();
+    let lock = locked_elsewhere(&fleet.repository(), &fleet.password_file()).await;
     let run = fleet.start_backup("tree", "full").await.unwrap();
     let refused = until_async("the commit to be refused", PATIENCE, async || {
         let log = fleet.log(&run).await;

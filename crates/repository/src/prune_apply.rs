@@ -67,6 +67,17 @@ pub async fn remove_from_index(
     Ok(change)
 }
 
+/// Removes index objects that were just written and that nobody relies on yet. One that is not there is passed over.
+///
+/// # Errors
+/// Those of the storage.
+pub async fn take_back_index(repository: &Repository, written: &[IndexId]) -> Result<(), RepositoryError> {
+    for id in written {
+        delete(repository, &ObjectName::Index(*id)).await?;
+    }
+    Ok(())
+}
+
 /// Puts packs that no index object names into the trash. One that is not there is passed over.
 ///
 /// # Errors
