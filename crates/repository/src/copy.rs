@@ -37,8 +37,9 @@ const PACK_BYTES: usize = 16 << 20;
 const THREADS: usize = 4;
 /// Blobs that are looked up and read together: bounds memory, and keeps neighbours in a pack together.
 const BATCH_BLOBS: usize = 16_384;
-/// Folders that are opened together.
+/// Folders that are opened together, and how much of their text.
 const TREES_AT_ONCE: usize = 256;
+const TREE_BYTES_AT_ONCE: u64 = 8 << 20;
 /// Blobs that are remembered as dealt with, 38 bytes each. After so many it begins anew.
 const SEEN_MAX: usize = 450_000;
 /// Blobs that are named when a snapshot can not be copied.
@@ -165,6 +166,8 @@ struct Wanted {
 struct Taken {
     trees: Vec<Tree>,
     failed: Vec<(Wanted, Option<PackId>, RepositoryError)>,
+    /// Folders that were too much for now.
+    left: Vec<BlobId>,
 }
 
 /// Buffers of one thread.
@@ -247,7 +250,9 @@ impl Copier {
         while !folders.is_empty() {
             let now = folders.split_off(folders.len().saturating_sub(TREES_AT_ONCE));
             let wanted = self.ask(BlobType::Tree, &now)?;
-            for tree in self.take(wanted, BlobType::Tree)? {
+            let (trees, left) = self.take(wanted, BlobType::Tree)?;
+            folders.extend(left);
+            for tree in trees {
                 self.context.progress.trees.fetch_add(1, Ordering::Relaxed);
                 for node in tree.nodes {
                     match node.metadata.node_type {
@@ -299,9 +304,14 @@ impl Copier {
         Ok(wanted)
     }
 
-    /// Takes each blob from the first source that has it whole, and sends those that are new. Gives the folders.
-    fn take(&mut self, mut wanted: Vec<Wanted>, blob_type: BlobType) -> Result<Vec<Tree>, RepositoryError> {
-        let mut trees = Vec::new();
+    /// Takes each blob from the first source that has it whole, and sends those that are new. Gives the folders, and the
+    /// ids of those that were too much for now.
+    fn take(
+        &mut self,
+        mut wanted: Vec<Wanted>,
+        blob_type: BlobType,
+    ) -> Result<(Vec<Tree>, Vec<BlobId>), RepositoryError> {
+        let (mut trees, mut left) = (Vec::new(), Vec::new());
         let sources = self.context.from.len();
         for number in 0..sources {
             if wanted.is_empty() {
@@ -309,6 +319,7 @@ impl Copier {
             }
             let taken = self.take_from(&self.context.from[number], &wanted, blob_type)?;
             trees.extend(taken.trees);
+            left.extend(taken.left);
             wanted.clear();
             for (blob, pack, error) in taken.failed {
                 self.damaged_packs.extend(pack);
@@ -319,9 +330,10 @@ impl Copier {
                 }
             }
         }
-        Ok(trees)
+        Ok((trees, left))
     }
 
+    /// Of folders the first, and as many more as stay within a limit of text.
     fn take_from(
         &self,
         source: &BlobReader,
@@ -330,11 +342,22 @@ impl Copier {
     ) -> Result<Taken, RepositoryError> {
         let mut taken = Taken::default();
         let mut found: Vec<(BlobPlace, Wanted)> = Vec::with_capacity(wanted.len());
+        let mut tree_bytes = 0;
         for wanted in wanted.chunks(LOCATE_BATCH) {
             let ids: Vec<BlobId> = wanted.iter().map(|blob| blob.id).collect();
             for (blob, place) in wanted.iter().zip(self.wait(source.source().locate(blob_type, &ids))?) {
                 match place {
-                    Some(place) if place.blob_type == blob_type => found.push((place, *blob)),
+                    Some(place) if place.blob_type == blob_type => {
+                        tree_bytes += match blob_type {
+                            BlobType::Tree => u64::from(place.content_length()),
+                            BlobType::Data => 0,
+                        };
+                        if found.is_empty() || tree_bytes <= TREE_BYTES_AT_ONCE {
+                            found.push((place, *blob));
+                        } else {
+                            taken.left.push(blob.id);
+                        }
+                    }
                     _ => taken.failed.push((*blob, None, RepositoryError::BlobMissing { blob: blob.id })),
                 }
             }

@@ -385,3 +385,36 @@ async fn what_does_not_open_to_what_was_sealed_is_not_stored() {
     assert_eq!(failed.code(), ErrorCode::EncodingMismatch);
     assert!(names(&to.repository, ObjectKind::Pack).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_folders_are_opened_a_few_at_a_time_and_all_of_them_copied() {
+    let mut fixture = Fixture::new().await;
+    let content = fixture.pack(BlobType::Data, &[b"the same"]).await[0];
+    let mut folders = Vec::new();
+    for number in 0..12 {
+        // 67 bytes of text for each.
+        let file = file_node(&number.to_string(), 8 * 15_000, &[content; 15_000]);
+        folders.push(fixture.tree(&[file]).await);
+    }
+    let nodes: Vec<_> = folders
+        .iter()
+        .enumerate()
+        .map(|(number, folder)| folder_node(&number.to_string(), *folder))
+        .collect();
+    let root = fixture.tree(&nodes).await;
+    fixture.finish(root).await;
+    let to = Fixture::new().await;
+    let copying = Copying::new(vec![fixture.reader().await], &to.repository).await;
+    let context = CopyContext { only_count: true, ..copying.context.clone() };
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut copier = Copier::new(context);
+        let wanted = copier.ask(BlobType::Tree, &folders)?;
+        copier.take(wanted, BlobType::Tree)
+    });
+    let (trees, left) = taken.await.unwrap().unwrap();
+    assert_eq!((trees.len(), left.len()), (8, 4));
+    let counted = copying.context.progress.sent();
+    let copied = copying.trees(&[root]).await;
+    assert!(copied[0].lost.is_empty(), "{:?}", copied[0].lost);
+    assert_eq!((counted.tree_blobs, copied[0].sent.tree_blobs, copied[0].sent.data_blobs), (8, 13, 1));
+}
