@@ -308,7 +308,7 @@ pub fn describe(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use holdfast_runtime::{Clock as _, ManualClock, Shutdown, TaskGroup};
@@ -332,7 +332,7 @@ mod tests {
     }
 
     /// A snapshot of source `shop` in repository `main`.
-    fn snapshot(number: u16, run: Option<RunId>, committed_at: Timestamp) -> SnapshotRecord {
+    pub(crate) fn snapshot(number: u16, run: Option<RunId>, committed_at: Timestamp) -> SnapshotRecord {
         let mut id = [0; 32];
         id[..2].copy_from_slice(&number.to_be_bytes());
         let tags = Tags { ours: true, source: Some("shop".parse().unwrap()), run, ..Tags::default() };

@@ -358,7 +358,7 @@ async fn facts(
     active: &[Run],
     now: Timestamp,
 ) -> Result<Facts, Failure> {
-    let snapshots = core.snapshots.get(&core.records, name).await?;
+    let snapshots = core.snapshots.get(core, name).await?;
     let current = core.definitions.current();
     let policy = current.fleet.policy_of(source).map(|(_, policy)| policy);
     let schedule = core.schedules.entry(name).map(|entry| ScheduleFacts {
@@ -391,7 +391,7 @@ async fn facts(
 /// # Errors
 /// When the state can not be read.
 pub async fn repositories_of(core: &Core, name: &SourceName) -> Result<BTreeSet<RepositoryName>, Failure> {
-    let snapshots = core.snapshots.get(&core.records, name).await?;
+    let snapshots = core.snapshots.get(core, name).await?;
     Ok(snapshots.records.iter().map(|record| record.repository.clone()).collect())
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holdfast_model::Failure;
 use holdfast_model::ids::{RepositoryName, SourceName};
@@ -11,16 +12,30 @@ use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::source::Source;
 use parking_lot::Mutex;
 
-use crate::records::Records;
+use crate::catalog::Catalog;
+use crate::copy_schedule;
+use crate::core::Core;
 
 /// Snapshots of a source looked at for its state.
 const LOOKED_AT: usize = 200;
+/// How long it is relied on what was found among those that are older: no mark tells when they change.
+const OLDER_KNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// The telling snapshots of the sources that were asked for.
 #[derive(Default)]
-pub struct SnapshotCache(Mutex<BTreeMap<SourceName, (u64, Arc<TellingSnapshots>)>>);
+pub struct SnapshotCache(Mutex<BTreeMap<SourceName, Known>>);
 
-/// Of the newest snapshots of a source, those that say all that is asked.
+/// What is known of one source.
+struct Known {
+    /// Of the newest, while this is their mark.
+    mark: u64,
+    /// And until then, when older ones were looked at.
+    until: Option<Instant>,
+    telling: Arc<TellingSnapshots>,
+}
+
+/// Of the newest snapshots of a source, those that say all that is asked, and of a repository that has none among them the
+/// newest sound one.
 #[derive(Debug, Default)]
 pub(super) struct TellingSnapshots {
     /// Newest first. Their manifests say nothing of tables.
@@ -30,18 +45,23 @@ pub(super) struct TellingSnapshots {
 }
 
 impl SnapshotCache {
-    pub(super) async fn get(
-        &self,
-        records: &Records,
-        name: &SourceName,
-    ) -> Result<Arc<TellingSnapshots>, Failure> {
+    pub(super) async fn get(&self, core: &Core, name: &SourceName) -> Result<Arc<TellingSnapshots>, Failure> {
+        let (records, now) = (&core.records, core.clock.monotonic());
         let mark = records.snapshots_mark(name, LOOKED_AT).await?;
-        if let Some((_, known)) = self.0.lock().get(name).filter(|(known, _)| *known == mark) {
-            return Ok(known.clone());
+        let is_fresh = |known: &&Known| known.mark == mark && known.until.is_none_or(|until| now < until);
+        if let Some(known) = self.0.lock().get(name).filter(is_fresh) {
+            return Ok(known.telling.clone());
         }
         let snapshots = records.snapshots_before(Some(name.as_str()), None, LOOKED_AT).await?;
-        let telling = Arc::new(telling(snapshots.into_iter().map(|(record, _)| record).collect()));
-        self.0.lock().insert(name.clone(), (mark, telling.clone()));
+        let mut telling = telling(snapshots.into_iter().map(|(record, _)| record).collect());
+        let mut until = None;
+        if telling.count == LOOKED_AT as u64 {
+            let older = older(&core.catalog, name, repositories_of(core, name), &telling.records).await?;
+            telling.records.extend(older);
+            until = Some(now + OLDER_KNOWN_FOR);
+        }
+        let telling = Arc::new(telling);
+        self.0.lock().insert(name.clone(), Known { mark, until, telling: telling.clone() });
         Ok(telling)
     }
 
@@ -67,10 +87,85 @@ fn telling(snapshots: Vec<SnapshotRecord>) -> TellingSnapshots {
     };
     let mut records: Vec<_> =
         snapshots.into_iter().enumerate().filter(keep).map(|(_, record)| record).collect();
-    for manifest in records.iter_mut().filter_map(|record| record.manifest.as_mut()) {
-        // The rows of every table are not asked for.
+    records.iter_mut().for_each(drop_tables);
+    TellingSnapshots { records, count }
+}
+
+/// The rows of every table are not asked for.
+fn drop_tables(record: &mut SnapshotRecord) {
+    if let Some(manifest) = record.manifest.as_mut() {
         manifest.databases = Vec::new();
         manifest.unreadable = Vec::new();
     }
-    TellingSnapshots { records, count }
+}
+
+/// The repositories that a source goes to, by itself or as copies.
+fn repositories_of(core: &Core, name: &SourceName) -> BTreeSet<RepositoryName> {
+    let own =
+        core.definitions.source(name).and_then(|source| core.definitions.repositories_of(name, &source));
+    let targets = copy_schedule::targets(core, name).map(|(_, targets)| targets);
+    own.unwrap_or_default().into_iter().chain(targets.unwrap_or_default()).collect()
+}
+
+/// The newest sound snapshots of a source in those of the repositories that have none among the known, newest first.
+async fn older(
+    catalog: &Catalog,
+    name: &SourceName,
+    mut repositories: BTreeSet<RepositoryName>,
+    known: &[SnapshotRecord],
+) -> Result<Vec<SnapshotRecord>, Failure> {
+    let is_sound = |record: &SnapshotRecord| record.proof.damage.is_none();
+    for record in known.iter().filter(|record| is_sound(record)) {
+        repositories.remove(&record.repository);
+    }
+    let mut older = Vec::new();
+    for repository in &repositories {
+        older.extend(catalog.latest(name, Some(repository), is_sound).await?);
+    }
+    older.iter_mut().for_each(drop_tables);
+    older.sort_by_key(|record| std::cmp::Reverse((record.committed_at, record.id)));
+    Ok(older)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_runtime::{Clock as _, ManualClock, Shutdown, TaskGroup};
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::catalog::tests::snapshot;
+    use crate::records::{Batch, Records};
+    use crate::store::{EmbeddedStore, StoreSettings};
+
+    #[tokio::test]
+    async fn a_repository_that_is_far_behind_is_known_by_its_newest_sound_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let store = EmbeddedStore::open(StoreSettings::new(folder.path()), clock.shared(), &tasks);
+        let records = Records::new(store.unwrap());
+        let source: SourceName = "shop".parse().unwrap();
+        let snapshot = |number: u16, repository: &str| SnapshotRecord {
+            repository: repository.parse().unwrap(),
+            ..snapshot(number, None, clock.now() + SignedDuration::from_secs(number.into()))
+        };
+        let mut batch = Batch::new("test", "test", "test");
+        let sound = snapshot(2, "offsite");
+        let mut damaged = snapshot(3, "offsite");
+        damaged.proof.damage = Some("a pack is damaged".to_owned());
+        for record in [&snapshot(1, "offsite"), &sound, &damaged] {
+            batch = batch.put_snapshot(record);
+        }
+        for number in 10..10 + u16::try_from(LOOKED_AT).unwrap() {
+            batch = batch.put_snapshot(&snapshot(number, "main"));
+        }
+        records.commit(batch).await.unwrap();
+        let newest = records.snapshots_before(Some("shop"), None, LOOKED_AT).await.unwrap();
+        let telling = telling(newest.into_iter().map(|(record, _)| record).collect());
+        assert!(telling.records.iter().all(|record| record.repository.as_str() == "main"));
+        let repositories = ["main", "offsite", "vault"].map(|name| name.parse().unwrap());
+        let catalog = Catalog::new(records, clock.shared());
+        let found = older(&catalog, &source, repositories.into(), &telling.records).await.unwrap();
+        assert_eq!(found, [sound]);
+    }
 }
