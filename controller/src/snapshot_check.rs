@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use holdfast_model::ids::SourceName;
+use holdfast_model::ids::{SnapshotId, SourceName};
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
@@ -31,6 +31,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 const SOURCES_AT_ONCE: usize = 2;
 /// Snapshots of a source that are looked at: of more that are unchecked, the older ones stay so.
 const SNAPSHOTS_LOOKED_AT: usize = 20;
+/// The same where copies are looked for: many may come at once, and in any order.
+const COPIES_LOOKED_AT: usize = 200;
 /// Folders that are opened together, and how much of their text.
 const TREES_AT_ONCE: usize = 256;
 const TREE_BYTES_AT_ONCE: u64 = 8 << 20;
@@ -66,11 +68,11 @@ pub async fn run(core: Arc<Core>) {
 /// Checks the new snapshots of a source, the oldest first; gives the source back when that could not be done.
 async fn check_new(core: &Arc<Core>, source: SourceName, stop: &CancellationToken) -> Option<SourceName> {
     let done = async {
-        for record in unchecked(core, &source).await? {
+        for id in unchecked(core, &source).await? {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            check_snapshot(core, &source, &record, stop).await?;
+            check_snapshot(core, &source, id, stop).await?;
         }
         Ok::<(), Failure>(())
     };
@@ -79,41 +81,47 @@ async fn check_new(core: &Arc<Core>, source: SourceName, stop: &CancellationToke
     Some(source)
 }
 
-/// The snapshots of a source that are newer than the last that was checked in their repository, oldest first.
-async fn unchecked(core: &Core, source: &SourceName) -> Result<Vec<SnapshotRecord>, Failure> {
+/// The snapshots of a source that are to be checked, oldest first.
+async fn unchecked(core: &Core, source: &SourceName) -> Result<Vec<SnapshotId>, Failure> {
     let Ok(definition) = core.definitions.source(source) else { return Ok(Vec::new()) };
     let is_wanted =
         core.definitions.policy_of(&definition).is_some_and(|(_, policy)| policy.verify.after_backup);
     if !is_wanted {
         return Ok(Vec::new());
     }
-    let newest = core.records.snapshots_before(Some(source.as_str()), None, SNAPSHOTS_LOOKED_AT).await?;
+    let newest = core.records.snapshots_before(Some(source.as_str()), None, COPIES_LOOKED_AT).await?;
+    Ok(of_newest(newest.into_iter().map(|(record, _)| record)))
+}
+
+/// Of the newest snapshots of a source, newest first: those that are newer than the last that was checked in their
+/// repository, and all copies, which need not come in the order of their origins. Oldest first.
+fn of_newest(newest: impl Iterator<Item = SnapshotRecord>) -> Vec<SnapshotId> {
     let mut reached = BTreeSet::new();
     let mut unchecked = Vec::new();
-    for (record, _) in newest {
-        if reached.contains(&record.repository) {
-            continue;
-        }
+    for (number, record) in newest.enumerate() {
         if record.proof.checked_at.is_some() || record.proof.damage.is_some() {
             reached.insert(record.repository);
-        } else {
-            unchecked.push(record);
+        } else if record.original.is_some()
+            || number < SNAPSHOTS_LOOKED_AT && !reached.contains(&record.repository)
+        {
+            unchecked.push(record.id);
         }
     }
     unchecked.reverse();
-    Ok(unchecked)
+    unchecked
 }
 
 async fn check_snapshot(
     core: &Arc<Core>,
     source: &SourceName,
-    record: &SnapshotRecord,
+    id: SnapshotId,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let Some(record) = core.records.snapshot(id).await? else { return Ok(()) };
     let repository = core.repository(&record.repository).await?;
     // What is found must not go before it was looked at.
     let _use = repository.index().uses.begin();
-    if core.records.snapshot(record.id).await?.is_none() {
+    if core.records.snapshot(id).await?.is_none() {
         return Ok(());
     }
     let root = |record: &SnapshotRecord| -> Result<BlobId, Failure> {
@@ -132,7 +140,7 @@ async fn check_snapshot(
         packs: IdSet::default(),
         found: Found::default(),
     };
-    let (root, handle, stop) = (root(record)?, Handle::current(), stop.clone());
+    let (root, handle, stop) = (root(&record)?, Handle::current(), stop.clone());
     let found = core
         .blocking("check a snapshot", move || {
             let work = stop.run_until_cancelled(check.run(root, base));
@@ -353,4 +361,36 @@ impl StructureCheck {
 
 fn ids_of(trees: &[(BlobId, Option<BlobId>)]) -> Vec<BlobId> {
     trees.iter().map(|(id, _)| *id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::snapshot;
+
+    #[test]
+    fn copies_are_checked_in_whatever_order_they_come_and_others_from_the_last_that_was() {
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let origin = |number: u16| snapshot(number, None, at);
+        let copy_of = |number: u16| SnapshotRecord {
+            repository: "offsite".parse().unwrap(),
+            original: Some(origin(number).id),
+            ..snapshot(1000 + number, None, at)
+        };
+        let checked = |mut record: SnapshotRecord| {
+            record.proof.checked_at = Some(at);
+            record
+        };
+        // Newest first, each with its copy, of which the newest came first.
+        let mut newest = vec![origin(60), checked(copy_of(60)), checked(origin(59)), copy_of(59)];
+        for number in (1..59).rev() {
+            newest.extend([origin(number), copy_of(number)]);
+        }
+        let found = of_newest(newest.into_iter());
+        let copies = (1..60).map(|number| copy_of(number).id);
+        assert_eq!(found, copies.chain([origin(60).id]).collect::<Vec<_>>());
+        // Of a backlog of others only the newest.
+        let backlog = of_newest((1..60).rev().map(origin));
+        assert_eq!(backlog, (40..60).map(|number| origin(number).id).collect::<Vec<_>>());
+    }
 }
