@@ -5,37 +5,38 @@
 //! followed by its record. A crash between any two of these leaves garbage; the next attempt finds by the origin which
 //! copies exist, and by the index which blobs are there.
 
+mod heal;
+mod publish;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use holdfast_model::ids::{RepositoryName, SnapshotId, SourceName};
 use holdfast_model::run::{LogLevel, Run, RunSpec};
-use holdfast_model::snapshot::SnapshotRecord;
+use holdfast_model::snapshot::{Proof, SnapshotRecord};
 use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
-use holdfast_repository::copy::{CopiedTree, Copier, CopyContext, CopyProgress, Sent, copied_snapshot};
-use holdfast_repository::format::{ObjectKind, ObjectName};
+use holdfast_repository::copy::{CopiedTree, Copier, CopyContext, CopyProgress, Sent};
+use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, PackId};
-use holdfast_repository::snapshot::SnapshotObject;
 use holdfast_runtime::fail_point;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::describe;
+use self::publish::Pending;
 use crate::contents;
 use crate::core::Core;
 use crate::maintenance::{Counters, Done};
 use crate::other_programs;
-use crate::records::Batch;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::snapshot_writer::OpenSink;
 
 /// Snapshots are published when so many bytes were sent since the last were.
 const PUBLISH_AFTER_BYTES: u64 = 64 << 20;
-/// How often a heal looks again when it finds damage that was not known.
-const HEAL_ROUNDS: usize = 3;
+/// Or when so many are to be: their records are held in memory.
+const PUBLISH_AFTER_SNAPSHOTS: usize = 32;
 
 /// What is to be copied, and where.
 #[derive(Debug, Clone)]
@@ -75,9 +76,11 @@ pub struct CopyPlan {
 
 /// The snapshots of an order.
 struct Selection {
-    /// Newest first; each with its copy in the other repository when that is damaged.
-    todo: Vec<(SnapshotRecord, Option<SnapshotRecord>)>,
+    /// Newest first.
+    todo: Vec<SnapshotId>,
     already: u64,
+    /// Of the contents of those to do.
+    logical_bytes: u64,
 }
 
 struct Job<'a> {
@@ -89,6 +92,8 @@ struct Job<'a> {
     progress: Arc<CopyProgress>,
     /// How often the second repository had been disturbed when it was looked at.
     relied_since: u64,
+    /// The same of the one that is read.
+    read_since: u64,
 }
 
 /// Refuses what could never be done.
@@ -131,11 +136,15 @@ pub async fn plan(core: &Arc<Core>, order: CopyOrder) -> Result<CopyPlan, Failur
     let selection = job.select().await?;
     let mut plan = CopyPlan { already: selection.already, ..CopyPlan::default() };
     let mut copier = job.copier(true);
-    for (record, _) in selection.todo {
+    for id in selection.todo {
+        let Some(record) = core.records.snapshot(id).await? else { continue };
         let copied;
         (copier, copied) = job.copy_tree(copier, &record).await?;
         plan.concerns.extend(copied.lost.first().map(|error| told(&record, error)));
         plan.snapshots.push(record);
+    }
+    if !plan.concerns.is_empty() {
+        job.is_read_undisturbed().await?;
     }
     plan.sent = job.progress.sent();
     Ok(plan)
@@ -158,9 +167,9 @@ pub(crate) async fn copy(
     core.catalog.sync(&job.from).await?;
     core.catalog.sync(&job.to).await?;
     job.relied_since = job.to.index().uses.disturbances();
+    job.read_since = job.from.index().uses.disturbances();
     let selection = job.select().await?;
-    let total: u64 = selection.todo.iter().map(|(record, _)| record.logical_bytes).sum();
-    job.progress.file_bytes_total.store(total, Ordering::Relaxed);
+    job.progress.file_bytes_total.store(selection.logical_bytes, Ordering::Relaxed);
     if job.order.heal {
         job.heal(run, selection, counters).await
     } else {
@@ -173,14 +182,9 @@ fn told(record: &SnapshotRecord, error: &RepositoryError) -> String {
     format!("snapshot {}: {}", record.id.short(), Failure::from_error(error.code(), error))
 }
 
-/// A snapshot of which everything was sent.
-struct Pending {
-    record: SnapshotRecord,
-    /// The text of its object.
-    text: Vec<u8>,
-    sent: Sent,
-    /// Its copy that was damaged, which is whole now.
-    healed: Option<SnapshotRecord>,
+/// The name of the object of a snapshot.
+fn object_of(record: &SnapshotRecord) -> ObjectName {
+    ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0))
 }
 
 impl<'a> Job<'a> {
@@ -191,8 +195,8 @@ impl<'a> Job<'a> {
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
         let (from, to) = (core.repository(&order.from).await?, core.repository(&order.to).await?);
-        let relied_since = to.index().uses.disturbances();
-        Ok(Self { core, order, from, to, stop: stop.clone(), progress, relied_since })
+        let (relied_since, read_since) = (to.index().uses.disturbances(), from.index().uses.disturbances());
+        Ok(Self { core, order, from, to, stop: stop.clone(), progress, relied_since, read_since })
     }
 
     fn fail(&self, error: &RepositoryError) -> Failure {
@@ -220,7 +224,7 @@ impl<'a> Job<'a> {
     /// The snapshots of the order that are in the repository which has them, newest first.
     async fn select(&self) -> Result<Selection, Failure> {
         let holder = if self.order.heal { &self.order.to } else { &self.order.from };
-        let mut selection = Selection { todo: Vec::new(), already: 0 };
+        let mut selection = Selection { todo: Vec::new(), already: 0, logical_bytes: 0 };
         let there = self.there().await?;
         let mut origins = BTreeSet::new();
         let mut before: Option<String> = None;
@@ -234,16 +238,21 @@ impl<'a> Job<'a> {
                 if record.repository != *holder || !is_meant {
                     continue;
                 }
-                if self.order.heal {
-                    selection.todo.push((record, None));
+                let is_there = if self.order.heal {
+                    false
                 } else if origins.insert(record.origin()) {
                     match self.copy_of(&record).await? {
-                        None if there.contains(&record.origin()) || there.contains(&record.id) => {
-                            selection.already += 1;
-                        }
-                        Some(copy) if copy.proof.damage.is_none() => selection.already += 1,
-                        damaged => selection.todo.push((record, damaged)),
+                        None => there.contains(&record.origin()) || there.contains(&record.id),
+                        Some(copy) => copy.proof.damage.is_none(),
                     }
+                } else {
+                    continue;
+                };
+                if is_there {
+                    selection.already += 1;
+                } else {
+                    selection.logical_bytes += record.logical_bytes;
+                    selection.todo.push(record.id);
                 }
             }
         }
@@ -293,46 +302,36 @@ impl<'a> Job<'a> {
         Ok(copier)
     }
 
-    async fn copy(self, run: &Run, selection: Selection, counters: &Counters) -> Result<Done, Failure> {
+    async fn copy(self, run: &Run, mut selection: Selection, counters: &Counters) -> Result<Done, Failure> {
         let count = selection.todo.len();
         let (mut findings, mut made, mut done_bytes, mut published) = (Vec::new(), 0, 0, 0);
         let mut pending: Vec<Pending> = Vec::new();
         let mut copier = self.copier(false);
-        for (number, (record, healed)) in selection.todo.into_iter().enumerate() {
-            counters.stage(format!("copying {} ({} of {count})", record.id.short(), number + 1));
-            let name = ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0));
-            let text = match self.from.repository().load_unpacked(&name).await {
-                Ok(text) => text,
-                Err(error) if error.code() == ErrorCode::ObjectMissing => {
-                    let line = format!("snapshot {} was forgotten meanwhile", record.id.short());
-                    self.core.log(run, LogLevel::Warning, vec![line]).await;
-                    continue;
-                }
-                Err(error) if error.code() == ErrorCode::ObjectDamaged => {
-                    findings.push(told(&record, &error));
-                    continue;
-                }
-                Err(error) => return Err(repository_failure(&self.order.from, &error)),
-            };
+        for (number, id) in std::mem::take(&mut selection.todo).into_iter().enumerate() {
+            counters.stage(format!("copying {} ({} of {count})", id.short(), number + 1));
+            let Some((record, text)) = self.load(run, id, &mut findings).await? else { continue };
+            let damaged = self.copy_of(&record).await?.map(|copy| (copy, self.to.index().times_worse()));
+            fail_point::hit("copy-before-read");
             let copied;
             (copier, copied) = self.copy_tree(copier, &record).await?;
             done_bytes += record.logical_bytes;
             self.progress.file_bytes.store(done_bytes, Ordering::Relaxed);
-            self.doubt(&copied.damaged_packs).await?;
+            if !(copied.lost.is_empty() && copied.damaged_packs.is_empty()) {
+                self.is_read_undisturbed().await?;
+                self.doubt(&copied.damaged_packs).await?;
+            }
             match copied.lost.first() {
-                None => pending.push(Pending { record, text, sent: copied.sent, healed }),
+                None => pending.push(Pending { record, text, sent: copied.sent, damaged }),
                 Some(error) => {
                     let finding = told(&record, error);
                     let damage = finding.clone();
-                    let prove = move |proof: &mut holdfast_model::snapshot::Proof| {
-                        proof.damage = Some(damage.clone());
-                    };
+                    let prove = move |proof: &mut Proof| proof.damage = Some(damage.clone());
                     self.core.catalog.prove(record.id, "snapshot.read", prove).await?;
                     findings.push(finding);
                 }
             }
             let stored = self.progress.stored_bytes.load(Ordering::Relaxed);
-            if stored - published >= PUBLISH_AFTER_BYTES {
+            if stored - published >= PUBLISH_AFTER_BYTES || pending.len() >= PUBLISH_AFTER_SNAPSHOTS {
                 published = stored;
                 copier = self.finish(copier).await?;
                 made += self.publish_all(run, std::mem::take(&mut pending)).await?;
@@ -354,6 +353,35 @@ impl<'a> Job<'a> {
         Ok(Done { findings, notes, progress: counters.now(), failure })
     }
 
+    /// A snapshot and the text of its object; nothing when it is gone, or damaged, which is a finding.
+    async fn load(
+        &self,
+        run: &Run,
+        id: SnapshotId,
+        findings: &mut Vec<String>,
+    ) -> Result<Option<(SnapshotRecord, Vec<u8>)>, Failure> {
+        if let Some(record) = self.core.records.snapshot(id).await? {
+            match self.from.repository().load_unpacked(&object_of(&record)).await {
+                Ok(text) => return Ok(Some((record, text))),
+                Err(error) if error.code() == ErrorCode::ObjectMissing => {}
+                Err(error) if error.code() == ErrorCode::ObjectDamaged => {
+                    findings.push(told(&record, &error));
+                    return Ok(None);
+                }
+                Err(error) => return Err(repository_failure(&self.order.from, &error)),
+            }
+        }
+        let line = format!("snapshot {} was forgotten meanwhile", id.short());
+        self.core.log(run, LogLevel::Warning, vec![line]).await;
+        Ok(None)
+    }
+
+    /// Refuses to call anything lost that another program may have moved: a prune of the repository that is read puts
+    /// what is needed into other packs.
+    async fn is_read_undisturbed(&self) -> Result<(), Failure> {
+        other_programs::is_undisturbed(&self.from, self.read_since).await
+    }
+
     fn incomplete(&self, first: &str, count: usize, made: u64) -> Failure {
         let message = format!(
             "{} of repository {} damaged and not copied; the first: {first}",
@@ -367,153 +395,14 @@ impl<'a> Job<'a> {
     }
 
     /// Relies no more on packs that were found damaged, in whichever of the repositories they are.
-    async fn doubt(&self, packs: &[PackId]) -> Result<bool, Failure> {
-        let mut is_new = false;
+    async fn doubt(&self, packs: &[PackId]) -> Result<(), Failure> {
         for repository in [&self.from, &self.to] {
-            let known = repository.doubted();
             let of_it: Vec<PackId> =
                 packs.iter().filter(|pack| repository.index().contains_pack(pack)).copied().collect();
-            is_new |= of_it.iter().any(|pack| !known.contains(pack));
-            self.core.repositories.doubt(repository, &of_it, false).await?;
-        }
-        Ok(is_new)
-    }
-
-    async fn publish_all(&self, run: &Run, pending: Vec<Pending>) -> Result<u64, Failure> {
-        let mut made = 0;
-        for pending in pending {
-            self.fence(run)?;
-            let short = pending.record.id.short();
-            let source = pending.record.source.clone();
-            let line = match pending.healed {
-                Some(copy) => {
-                    self.take_back(&copy).await?;
-                    format!("the copy {} of snapshot {short} is whole again", copy.id.short())
-                }
-                None => {
-                    let copy = self.publish(pending).await?;
-                    made += 1;
-                    format!("snapshot {short} is copied: {}", copy.short())
-                }
-            };
-            self.core.log(run, LogLevel::Info, vec![line]).await;
-            source.iter().for_each(|source| self.core.snapshots_changed(source));
-        }
-        Ok(made)
-    }
-
-    /// A later attempt may be under way when this process was stopped for long.
-    fn fence(&self, run: &Run) -> Result<(), Failure> {
-        let now = self.core.runs.active_run(run.id).map(|now| now.state);
-        if now.is_some_and(|now| now.attempt == run.state.attempt && now.phase.is_with_agent()) {
-            return Ok(());
-        }
-        let message = format!("attempt {} of run {} is over", run.state.attempt, run.id.short());
-        Err(Failure::new(ErrorCode::StaleAttempt, message))
-    }
-
-    /// Makes the copy of a snapshot exist; all of it is durable and indexed.
-    async fn publish(&self, pending: Pending) -> Result<SnapshotId, Failure> {
-        let Pending { record, text, sent, .. } = pending;
-        let origin = holdfast_repository::id::SnapshotId::from_bytes(record.id.0);
-        let text = copied_snapshot(origin, &text, &sent)
-            .map_err(|error| repository_failure(&self.order.from, &error))?;
-        let object: SnapshotObject = serde_json::from_slice(&text)
-            .map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
-        let repository = self.to.repository();
-        fail_point::hit("copy-before-snapshot");
-        let saved = repository.save_unpacked(ObjectKind::Snapshot, &text).await;
-        let name = saved.map_err(|error| repository_failure(&self.order.to, &error))?;
-        fail_point::hit("copy-after-snapshot");
-        let id = name.content_hash().map(|hash| SnapshotId(*hash));
-        let id = id.ok_or_else(|| Failure::new(ErrorCode::Internal, "a snapshot has no hash"))?;
-        let copy = SnapshotRecord {
-            anomalies: record.anomalies.clone(),
-            ..describe(id, &self.order.to, &object, record.manifest.clone())
-        };
-        // So that no hold is placed or released between the question and the deed.
-        let _turn = self.core.holds.lock().await;
-        let target = format!("snapshot/{id}: copy of {} in {}", record.id, self.order.from);
-        let batch = Batch::new("controller", "snapshot.copy", target).put_snapshot(&copy);
-        let batch = self.core.catalog.inherit_hold(batch, &copy, record.id).await?;
-        self.core.records.commit(batch).await?;
-        fail_point::hit("copy-after-catalog");
-        Ok(id)
-    }
-
-    /// All that a snapshot needs is there again, in packs that are relied on.
-    async fn take_back(&self, record: &SnapshotRecord) -> Result<(), Failure> {
-        let now = self.core.clock.now();
-        self.core
-            .catalog
-            .prove(record.id, "snapshot.healed", |proof| {
-                proof.damage = None;
-                proof.checked_at = Some(now);
-            })
-            .await
-    }
-
-    /// Stores again in the second repository what its snapshots lack.
-    async fn heal(self, run: &Run, selection: Selection, counters: &Counters) -> Result<Done, Failure> {
-        let (mut whole, mut findings) = (Vec::new(), Vec::new());
-        for round in 1..=HEAL_ROUNDS {
-            whole.clear();
-            findings.clear();
-            let mut copier = self.copier(false);
-            let mut damaged_packs = BTreeSet::new();
-            for (number, (record, _)) in selection.todo.iter().enumerate() {
-                let (number, count) = (number + 1, selection.todo.len());
-                counters.stage(format!("healing {} ({number} of {count})", record.id.short()));
-                let copied;
-                (copier, copied) = self.copy_tree(copier, record).await?;
-                damaged_packs.extend(copied.damaged_packs);
-                match copied.lost.first() {
-                    None => whole.push(record),
-                    Some(error) => findings.push(told(record, error)),
-                }
-            }
-            self.finish(copier).await?;
-            let damaged_packs: Vec<PackId> = damaged_packs.into_iter().collect();
-            // What was relied on and is damaged is stored again in the next round.
-            if !self.doubt(&damaged_packs).await? || round == HEAL_ROUNDS {
-                break;
+            if !of_it.is_empty() {
+                self.core.repositories.doubt(repository, &of_it, false).await?;
             }
         }
-        self.fence(run)?;
-        let mut healed = 0;
-        for record in whole.into_iter().filter(|record| record.proof.damage.is_some()) {
-            self.take_back(record).await?;
-            let line = format!("snapshot {} is whole again", record.id.short());
-            self.core.log(run, LogLevel::Info, vec![line]).await;
-            healed += 1;
-        }
-        let (sent, doubted) = (self.progress.sent(), self.to.doubted().len() as u64);
-        if doubted > 0 {
-            let target = format!("repository/{}: healed", self.order.to);
-            let batch = Batch::new("controller", "repository.heal", target).garbage(&self.order.to);
-            self.core.records.commit(batch).await?;
-        }
-        let blobs = counted(sent.data_blobs + sent.tree_blobs, "blob");
-        let mut notes = vec![
-            format!("stored again: {blobs}, {}", size(sent.stored_bytes)),
-            format!("whole again: {}", counted(healed, "snapshot")),
-        ];
-        if doubted > 0 {
-            let packs = counted(doubted, "damaged pack");
-            notes.push(format!("left until the next prune: {packs}; holdfast repo prune {}", self.order.to));
-        }
-        let failure = findings.first().map(|first| self.not_healed(first, findings.len()));
-        Ok(Done { findings, notes, progress: counters.now(), failure })
-    }
-
-    fn not_healed(&self, first: &str, count: usize) -> Failure {
-        let snapshots = counted(count as u64, "snapshot");
-        let message = format!(
-            "{snapshots} of repository {} lack what repository {} does not have either; the first: {first}",
-            self.order.to, self.order.from
-        );
-        Failure::new(ErrorCode::HealIncomplete, message)
-            .at_stake("the snapshots named can not be restored whole from this repository")
-            .then("holdfast backup run SOURCE --type full   # stores again what the source still has")
+        Ok(())
     }
 }

@@ -29,6 +29,14 @@ pub async fn make_sure(
     repository.flush_index().await?;
     let nobody_removes = lock::refuse_exclusive(repository.repository(), &lock_owner(), now).await;
     nobody_removes.map_err(|error| repository_failure(&repository.name, &error))?;
+    is_undisturbed(repository, relied_since).await
+}
+
+/// Makes sure that nothing that was relied on since the repository had been disturbed so often was taken away.
+///
+/// # Errors
+/// `HF-3023` when something was, and those of the repository.
+pub async fn is_undisturbed(repository: &Arc<OpenRepository>, relied_since: u64) -> Result<(), Failure> {
     repository.update_index().await?;
     if repository.index().uses.disturbances() == relied_since {
         return Ok(());

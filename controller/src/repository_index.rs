@@ -60,6 +60,8 @@ pub struct RepositoryIndex {
     /// Held shared by those who forget snapshots, and alone by a prune from its beginning to its end: what it found to be
     /// needed must not be forgotten, or it would take away what a backup under way goes on from.
     pub removing: Arc<tokio::sync::RwLock<()>>,
+    /// Held by a copy from the question whether the repository has a snapshot until it has.
+    pub copying: tokio::sync::Mutex<()>,
 }
 
 /// Packs whose blobs are not known, and located there only where they are in no other pack.
@@ -69,6 +71,15 @@ struct Unreliable {
     doubted: IdSet<PackId>,
     /// About to go.
     condemned: IdSet<PackId>,
+    /// How often packs came to be doubted that were not.
+    times_worse: u64,
+}
+
+impl Unreliable {
+    fn doubt_only(&mut self, packs: IdSet<PackId>) {
+        self.times_worse += u64::from(!packs.is_subset(&self.doubted));
+        self.doubted = packs;
+    }
 }
 
 /// Packs that are in no index object yet.
@@ -129,6 +140,7 @@ impl RepositoryIndex {
             readings: PackReadings::open(&folder.join("readings")),
             uses: RepositoryUses::default(),
             removing: Arc::default(),
+            copying: tokio::sync::Mutex::default(),
         })
     }
 
@@ -174,14 +186,15 @@ impl RepositoryIndex {
     /// are in no other pack.
     pub fn doubt(&self, packs: IdSet<PackId>) {
         let mut unreliable = self.unreliable.write();
-        unreliable.doubted.extend(packs);
+        let all = unreliable.doubted.union(&packs).copied().collect();
+        unreliable.doubt_only(all);
         self.tell_doubts(&unreliable);
     }
 
     /// Relies on every pack again but these.
     pub fn doubt_only(&self, packs: IdSet<PackId>) {
         let mut unreliable = self.unreliable.write();
-        unreliable.doubted = packs;
+        unreliable.doubt_only(packs);
         self.tell_doubts(&unreliable);
     }
 
@@ -201,6 +214,11 @@ impl RepositoryIndex {
     /// The packs that are not relied on, in no order.
     pub fn doubted(&self) -> Vec<PackId> {
         self.unreliable.read().doubted.iter().copied().collect()
+    }
+
+    /// How often packs were found damaged or gone that had been relied on, since the repository was opened.
+    pub fn times_worse(&self) -> u64 {
+        self.unreliable.read().times_worse
     }
 
     /// Whether a pack is known.
@@ -504,7 +522,7 @@ mod tests {
     async fn opened(folder: &std::path::Path, clock: &ManualClock) -> Arc<OpenRepository> {
         use std::os::unix::fs::PermissionsExt as _;
         let tasks = TaskGroup::new(&Shutdown::new());
-        let store = EmbeddedStore::open(StoreSettings::new(&folder.join("state")), clock.shared(), &tasks);
+        let store = EmbeddedStore::open(StoreSettings::new(folder.join("state")), clock.shared(), &tasks);
         let key = folder.join("key");
         std::fs::write(&key, "a password").unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();

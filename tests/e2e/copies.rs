@@ -185,9 +185,9 @@ fn damage(object: &Path) {
     std::fs::rename(beside, object).unwrap();
 }
 
-async fn checked(fleet: &Fleet, repository: &str) -> v1::Run {
+async fn checked(operator: &Operator, repository: &str) -> v1::Run {
     let check = v1::StartCheck { repository: repository.to_owned(), read_data: true };
-    fleet.ended(&fleet.start_run(v1::start_request::What::Check(check)).await.unwrap()).await
+    operator.ended(&operator.start_run(v1::start_request::What::Check(check)).await.unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,6 +243,36 @@ async fn a_damaged_repository_is_healed_from_its_copies() {
     assert_eq!(clean.phase, "succeeded", "{:?}", clean.findings);
     fleet.restic().check_all_data();
     assert_restic_restores(&fleet.restic(), &made[1], &tree, &fleet.path().join("by-restic"));
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_object_is_damaged_is_never_called_whole_and_its_copy_is_made_anew() {
+    let (fleet, tree, made) = fleet_with_two(1).await;
+    copy_well(&fleet, "main", "offsite").await;
+    let first = snapshots_in(&fleet, "offsite").await.remove(0);
+    let object = fleet.path().join("offsite/snapshots").join(&first.id);
+    damage(&object);
+    let heal = v1::CopySnapshotsRequest { heal: true, ..request("main", "offsite") };
+    let failure = copied(&fleet, heal).await.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::HealIncomplete.to_string(), "{failure:?}");
+    let named = format!("snapshot {}: [HF-3006] snapshots/{}", &first.id[..8], &first.id);
+    assert!(failure.message.contains(&named), "{}", failure.message);
+    let anew = "holdfast repo copy main offsite   # copies anew what has no readable object";
+    assert!(failure.next.iter().any(|next| next == anew), "{failure:?}");
+    assert_eq!(snapshots_in(&fleet, "offsite").await[0].proof, "damaged");
+
+    copy_well(&fleet, "main", "offsite").await;
+    let copies = snapshots_in(&fleet, "offsite").await;
+    assert!(copies.iter().all(|copy| copy.copy_of == made[0]), "{copies:?}");
+    let (damaged, sound): (Vec<_>, Vec<_>) = copies.iter().partition(|copy| copy.proof == "damaged");
+    assert_eq!(damaged.iter().map(|copy| &copy.id).collect::<Vec<_>>(), [&first.id]);
+    let again = copy_well(&fleet, "main", "offsite").await;
+    assert!(fleet.log(&again).await.contains("0 snapshots copied, 1 were there"));
+    std::fs::remove_file(object).unwrap();
+    let restic = restic_of(fleet.path(), fleet.password_file());
+    restic.check_all_data();
+    assert_restic_restores(&restic, &sound[0].id, &tree, &fleet.path().join("by-restic"));
     fleet.stop().await;
 }
 

@@ -20,7 +20,7 @@ fn restored_is_the_same(restic: &holdfast_tests::Restic, folder: &Path, tree: &P
 }
 
 /// Locks a repository as a program of another host does that removes objects.
-async fn locked_elsewhere(repository: &Path, password_file: &Path) -> HeldLock {
+pub(crate) async fn locked_elsewhere(repository: &Path, password_file: &Path) -> HeldLock {
     let store = FsStore::new(repository);
     let password = Secret::new(std::fs::read_to_string(password_file).unwrap().trim_end());
     let repository = Repository::open(Arc::new(store), &password).await.unwrap();

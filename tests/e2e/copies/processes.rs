@@ -7,13 +7,15 @@ use holdfast_model::ErrorCode;
 use holdfast_proto::v1;
 use holdfast_tests::ProcessFleet;
 use holdfast_tests::fleet::Operator;
+use holdfast_tests::packs::packs;
 use holdfast_tests::process_fleet::{LONG_LEASE, Program, SHORT_LEASE, recovery_limit};
 use holdfast_tests::wait::{PATIENCE, until_async};
 
 use super::{
-    FILES, assert_restic_restores, change, copied_to_offsite, copy_well, declare, offsite_url, request,
-    restic_of, snapshots_in, start,
+    FILES, assert_restic_restores, change, checked, copied_to_offsite, copy_well, damage, declare,
+    offsite_url, request, restic_of, snapshots_in, start,
 };
+use crate::other_programs::locked_elsewhere;
 
 /// A fleet of processes with a second repository, and a source that was backed up.
 async fn processes(
@@ -38,20 +40,11 @@ async fn processes(
     (fleet, tree, made)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_may_die_at_every_step_and_sends_nothing_twice() {
-    let places = [
-        "copy-before-pack",
-        "copy-after-pack",
-        "controller-before-index",
-        "controller-after-index",
-        "copy-before-snapshot",
-        "copy-after-snapshot",
-        "copy-after-catalog",
-    ];
-    let (mut fleet, tree, made) = processes(SHORT_LEASE, places).await;
+/// Kills the controller during a copy at each of these places in turn.
+async fn die_at(places: &[&'static str]) {
+    let (mut fleet, tree, made) = processes(SHORT_LEASE, places.iter().copied()).await;
     let mut newest = made[1].clone();
-    for (round, place) in places.into_iter().enumerate() {
+    for (round, &place) in places.iter().enumerate() {
         let hold = fleet.hold(place);
         let key =
             v1::CopySnapshotsRequest { idempotency_key: place.to_owned(), ..request("main", "offsite") };
@@ -84,6 +77,21 @@ async fn a_copy_may_die_at_every_step_and_sends_nothing_twice() {
     assert_eq!(copy.copy_of, newest);
     assert_restic_restores(&restic, &copy.id, &tree, &fleet.path().join("by-restic"));
     fleet.restic().check_all_data();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_may_die_while_it_stores_a_pack_and_sends_nothing_twice() {
+    die_at(&["copy-before-pack", "copy-after-pack"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_may_die_while_it_stores_the_index_and_sends_nothing_twice() {
+    die_at(&["controller-before-index", "controller-after-index"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_may_die_while_it_publishes_and_sends_nothing_twice() {
+    die_at(&["copy-before-snapshot", "copy-after-snapshot", "copy-after-catalog"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +164,100 @@ async fn prunes_of_both_repositories_wait_for_a_copy_that_began_before() {
     let copies = snapshots_in(&fleet, "offsite").await;
     let restic = restic_of(fleet.path(), fleet.password_file());
     assert_restic_restores(&restic, &copies[0].id, &tree, &fleet.path().join("by-restic"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_any_more_once_another_program_may_be_removing() {
+    let (fleet, _, made) = processes(LONG_LEASE, ["copy-after-catalog"]).await;
+    let hold = fleet.hold("copy-after-catalog");
+    let run = start(&fleet, request("main", "offsite")).await.unwrap();
+    fleet.is_held(&hold).await;
+    let lock = locked_elsewhere(&fleet.path().join("offsite"), &fleet.password_file()).await;
+    drop(hold);
+    let failure = fleet.ended(&run).await.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::RepositoryLocked.to_string(), "{failure:?}");
+    // The oldest came first.
+    assert_eq!(copied_to_offsite(&fleet).await, [made[0].clone()]);
+    lock.release().await.unwrap();
+    let next = copy_well(&fleet, "main", "offsite").await;
+    assert!(fleet.log(&next).await.contains("1 snapshot copied, 1 were there"));
+    assert_eq!(copied_to_offsite(&fleet).await, [made[1].clone(), made[0].clone()]);
+    restic_of(fleet.path(), fleet.password_file()).check_all_data();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_moves_in_the_first_repository_is_not_called_damaged() {
+    let (fleet, tree, made) = processes(LONG_LEASE, ["copy-before-read"]).await;
+    let hold = fleet.hold("copy-before-read");
+    let run = start(&fleet, request("main", "offsite")).await.unwrap();
+    fleet.is_held(&hold).await;
+    fleet.restic().run(&["forget", &made[0], "--prune", "--max-unused", "0"]);
+    drop(hold);
+    let ended = fleet.ended(&run).await;
+    let failure = ended.failure.clone().unwrap_or_else(|| panic!("{ended:?}"));
+    assert_eq!(failure.code, ErrorCode::RepositoryDisturbed.to_string(), "{failure:?}");
+    let message = "another program took something away from repository main meanwhile";
+    assert_eq!((&*failure.message, ended.findings.len()), (message, 0));
+    let in_main = snapshots_in(&fleet, "main").await;
+    assert!(in_main.iter().all(|snapshot| snapshot.proof != "damaged"), "{in_main:?}");
+    copy_well(&fleet, "main", "offsite").await;
+    let copies = snapshots_in(&fleet, "offsite").await;
+    assert_eq!(copies.iter().map(|copy| &copy.copy_of).collect::<Vec<_>>(), [&made[1]]);
+    let restic = restic_of(fleet.path(), fleet.password_file());
+    restic.check_all_data();
+    assert_restic_restores(&restic, &copies[0].id, &tree, &fleet.path().join("by-restic"));
+    let clean = checked(&fleet, "main").await;
+    assert_eq!((&*clean.phase, clean.findings.len()), ("succeeded", 0), "{clean:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_into_one_repository_make_one_copy_of_each_snapshot() {
+    let (fleet, _, made) = processes(LONG_LEASE, ["copy-before-snapshot"]).await;
+    let hold = fleet.hold("copy-before-snapshot");
+    let first = start(&fleet, request("main", "offsite")).await.unwrap();
+    fleet.is_held(&hold).await;
+    let of_source = v1::CopySnapshotsRequest { source: "tree".to_owned(), ..request("main", "offsite") };
+    let second = start(&fleet, of_source).await.unwrap();
+    let publishes = async || {
+        let found = fleet.runs().get(v1::GetRunRequest { run_id: second.id.clone() }).await.unwrap();
+        let stage = found.into_inner().run.unwrap().progress.map(|progress| progress.stage);
+        (stage.as_deref() == Some("publishing")).then_some(())
+    };
+    until_async("the second to have sent everything", PATIENCE, publishes).await;
+    drop(hold);
+    for run in [&first, &second] {
+        let ended = fleet.ended(run).await;
+        assert_eq!(ended.phase, "succeeded", "{ended:?}");
+    }
+    assert!(fleet.log(&second).await.contains("was copied meanwhile"));
+    assert_eq!(copied_to_offsite(&fleet).await, [made[1].clone(), made[0].clone()]);
+    restic_of(fleet.path(), fleet.password_file()).check_all_data();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_is_found_during_a_heal_is_healed_too_before_anything_is_called_whole() {
+    let (fleet, tree, made) = processes(LONG_LEASE, ["copy-before-pack"]).await;
+    copy_well(&fleet, "main", "offsite").await;
+    let contents = |pack: &PathBuf| pack.metadata().unwrap().len() > 200_000;
+    let packs: Vec<_> = packs(&fleet.repository()).into_iter().filter(contents).collect();
+    assert_eq!(packs.len(), 2, "each backup stored one");
+    damage(&packs[0]);
+    assert_eq!(checked(&fleet, "main").await.phase, "failed");
+    let hold = fleet.hold("copy-before-pack");
+    let heal = v1::CopySnapshotsRequest { heal: true, ..request("offsite", "main") };
+    let run = start(&fleet, heal).await.unwrap();
+    fleet.is_held(&hold).await;
+    damage(&packs[1]);
+    assert_eq!(checked(&fleet, "main").await.phase, "failed");
+    drop(hold);
+    let ended = fleet.ended(&run).await;
+    let log = fleet.log(&ended).await;
+    assert_eq!(ended.phase, "succeeded", "{ended:?}\n{log}");
+    assert!(log.contains("left until the next prune: 2 damaged packs"), "{log}");
+    let pruned = start_prune(&fleet, "main").await;
+    assert_eq!(fleet.ended(&pruned).await.phase, "succeeded");
+    let clean = checked(&fleet, "main").await;
+    assert_eq!((&*clean.phase, clean.findings.len()), ("succeeded", 0), "{clean:?}");
+    fleet.restic().check_all_data();
+    assert_restic_restores(&fleet.restic(), &made[1], &tree, &fleet.path().join("by-restic"));
 }
