@@ -18,11 +18,13 @@ use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::reader::{BlobPlace, BlobReader, LOCATE_BATCH};
 use holdfast_repository::tree::{NodeType, Tree};
+use holdfast_runtime::fail_point;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::contents;
 use crate::core::Core;
+use crate::other_programs;
 use crate::repositories::{OpenRepository, repository_failure};
 
 /// How soon it comes back to a source whose repository did not answer.
@@ -120,7 +122,7 @@ async fn check_snapshot(
     let Some(record) = core.records.snapshot(id).await? else { return Ok(()) };
     let repository = core.repository(&record.repository).await?;
     // What is found must not go before it was looked at.
-    let _use = repository.index().uses.begin();
+    let in_use = repository.index().uses.begin();
     if core.records.snapshot(id).await?.is_none() {
         return Ok(());
     }
@@ -140,6 +142,7 @@ async fn check_snapshot(
         packs: IdSet::default(),
         found: Found::default(),
     };
+    fail_point::hit("check-before-look");
     let (root, handle, stop) = (root(&record)?, Handle::current(), stop.clone());
     let found = core
         .blocking("check a snapshot", move || {
@@ -149,7 +152,11 @@ async fn check_snapshot(
                 .unwrap_or_else(|| Err(Failure::new(ErrorCode::RunCancelled, "the controller stops")))
         })
         .await?;
-    core.repositories.doubt(&repository, &found.damaged_packs, false).await?;
+    if !(found.findings.is_empty() && found.damaged_packs.is_empty()) {
+        // What another program has moved is not damaged: it is looked for again where it is now.
+        other_programs::is_undisturbed(&repository, in_use.relied_since()).await?;
+        core.repositories.doubt(&repository, &found.damaged_packs, false).await?;
+    }
     let now = core.clock.now();
     let damage = found.findings.first();
     for finding in &found.findings {

@@ -9,7 +9,7 @@ use holdfast_repository::Repository;
 use holdfast_repository::lock::{HeldLock, LockMode, LockOwner};
 use holdfast_repository::storage::fs::FsStore;
 use holdfast_tests::packs::packs;
-use holdfast_tests::process_fleet::LONG_LEASE;
+use holdfast_tests::process_fleet::{LONG_LEASE, Program};
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, ProcessFleet, TreeSpec, assert_same_tree};
 
@@ -129,6 +129,50 @@ async fn a_backup_whose_packs_are_pruned_by_restic_before_it_commits_stores_them
     assert!(log.contains("[HF-3023]"), "{log}");
     fleet.restic().check_all_data();
     restored_is_the_same(&fleet.restic(), fleet.path(), &tree, &ended.snapshot_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_snapshot_that_restic_repacks_during_its_check_is_not_called_damaged() {
+    let place = "check-before-look";
+    let fleet = ProcessFleet::start(LONG_LEASE, [place]).await;
+    let tree = fleet.path().join("data");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("stays"), "what both snapshots have").unwrap();
+    std::fs::write(tree.join("changes"), "once").unwrap();
+    let yaml = format!(
+        "policies:\n  p: {{ to: [main] }}\nsources:\n  tree: {{ engine: files, agent: a1, policy: p, paths: [{}] }}\n",
+        tree.display()
+    );
+    fleet.apply(&yaml).await.unwrap();
+    let first = fleet.backup_well("tree", "full").await.snapshot_id;
+    let proofs = async || -> Vec<String> {
+        fleet.snapshots_of("tree").await.into_iter().map(|one| one.proof).collect()
+    };
+    let checked = async || (proofs().await == ["checked"]).then_some(());
+    until_async("the first to be checked", PATIENCE, checked).await;
+    let of_first = packs(&fleet.repository());
+    let hold = fleet.hold(place);
+    std::fs::write(tree.join("changes"), "twice").unwrap();
+    fleet.backup_well("tree", "incremental").await;
+    fleet.is_held(&hold).await;
+    fleet.restic().run(&["forget", &first, "--prune", "--max-unused", "0"]);
+    assert!(of_first.iter().all(|pack| !pack.exists()), "half of what is in them is garbage");
+    drop(hold);
+    let noticed = async || {
+        let log = fleet.log_of(Program::Controller);
+        log.lines()
+            .any(|line| line.contains("could not be checked") && line.contains("HF-3023"))
+            .then_some(())
+    };
+    until_async("the check to notice", PATIENCE, noticed).await;
+    // What wakes it sooner than its own clock.
+    fleet.backup_well("tree", "incremental").await;
+    let checked = async || {
+        let proofs = proofs().await;
+        assert!(proofs.iter().all(|proof| proof != "damaged"), "{proofs:?}");
+        proofs.iter().all(|proof| proof == "checked").then_some(())
+    };
+    until_async("the others to be checked", PATIENCE, checked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
