@@ -1,8 +1,9 @@
 //! Judges what is wrong, and decides who is told. A reconciler: each pass looks at the world again.
 //!
-//! The book of alerts and the messages that follow from it are stored in one commit: whatever restarts happen, nobody is
-//! told twice, and nobody is left out.
+//! An alert and the messages that tell of it are stored in one commit: whatever restarts happen, nobody is told twice, and
+//! nobody is left out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,12 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use crate::core::Core;
 use crate::notify::liveness::Part;
 use crate::records::{Batch, Records};
+use crate::store::record::BATCH_BYTES_MAX;
 use crate::store::{Expect, Kind};
 
 mod rules;
+#[cfg(test)]
+mod tests;
 mod words;
 
 /// The shortest time between two passes, and the longest.
@@ -30,6 +34,10 @@ const REST_FACTOR: u32 = 10;
 
 /// How often the time that somebody was looking is stored while something is wrong, in seconds.
 const TIME_STORED_EVERY: i64 = 60;
+
+/// How much of what follows from a pass is stored at a time, in bytes: less than a commit takes by more than the messages
+/// are that tell of the same alerts.
+const COMMIT_BYTES: usize = BATCH_BYTES_MAX / 4;
 
 /// The alerts as they are stored.
 pub struct Alerts {
@@ -93,7 +101,10 @@ impl Change<'_> {
     /// # Errors
     /// When the state can not be written: then nothing has changed.
     pub async fn commit(mut self, batch: Batch) -> Result<(), Failure> {
-        let (batch, _) = store_changes(&self.inner.book, &self.book, batch);
+        let mut batch = store_silences(&self.inner.book, &self.book, batch);
+        for id in changed_alerts(&self.inner.book, &self.book) {
+            batch = store_alert(&self.book, id, batch);
+        }
         let batch = batch.put(Kind::Alert, "head", &self.book.head, Expect::Any);
         self.alerts.records.commit(batch).await?;
         self.inner.stored_seconds = self.book.head.seconds;
@@ -142,56 +153,137 @@ pub async fn pass(core: &Arc<Core>) -> Result<(), Failure> {
     store(core, &mut inner, book, messages).await
 }
 
+/// Stores what follows from a pass, in as many commits as it takes: there may be more to say than one can hold. An alert
+/// and what tells of it are in one; the counters are in the first, so that no number is given twice whatever happens.
 async fn store(
     core: &Arc<Core>,
     inner: &mut Inner,
     book: Book,
     messages: Vec<Message>,
 ) -> Result<(), Failure> {
-    let target = messages.first().map_or("alerts".to_owned(), |message| format!("message/{}", message.id));
-    let batch = Batch::new("controller", "alert.change", target);
-    let (batch, changes) = store_changes(&inner.book, &book, batch);
+    let mut changed = changed_alerts(&inner.book, &book);
     let is_timing = book.active().next().is_some();
     let is_time = is_timing && book.head.seconds - inner.stored_seconds >= TIME_STORED_EVERY;
-    if changes > 0 || is_time || !messages.is_empty() {
-        let batch = batch.put(Kind::Alert, "head", &book.head, Expect::Any);
-        core.records.commit(core.outbox.add(batch, &messages)).await?;
-        inner.stored_seconds = book.head.seconds;
-        core.outbox.stored(messages);
+    let is_same = changed.is_empty() && messages.is_empty() && book.silences == inner.book.silences;
+    if !is_same || is_time {
+        let mut portion = Portion::new(messages.first());
+        portion.batch = store_silences(&inner.book, &book, portion.batch);
+        portion.batch = portion.batch.put(Kind::Alert, "head", &book.head, Expect::Any);
+        for unit in together(messages) {
+            portion = portion.commit_when_large(core, inner, &book).await?;
+            let told = unit.iter().flat_map(|message| &message.alerts).map(|told| told.id);
+            for id in told.collect::<BTreeSet<u64>>() {
+                changed.remove(&id);
+                portion = portion.with_alert(&book, id);
+            }
+            portion.batch = core.outbox.add(portion.batch, &unit);
+            portion.messages.extend(unit);
+        }
+        for id in changed {
+            portion = portion.commit_when_large(core, inner, &book).await?;
+            portion = portion.with_alert(&book, id);
+        }
+        portion.commit(core, inner, &book).await?;
     }
     inner.book = book;
     Ok(())
 }
 
-/// Adds what differs; of alerts, more than their words, which change with every minute.
-fn store_changes(before: &Book, after: &Book, mut batch: Batch) -> (Batch, usize) {
-    let mut changes = 0;
+/// What is stored in one commit.
+struct Portion {
+    batch: Batch,
+    alerts: Vec<u64>,
+    messages: Vec<Message>,
+}
+
+impl Portion {
+    fn new(first: Option<&Message>) -> Self {
+        let target = first.map_or("alerts".to_owned(), |message| format!("message/{}", message.id));
+        let batch = Batch::new("controller", "alert.change", target);
+        Self { batch, alerts: Vec::new(), messages: Vec::new() }
+    }
+
+    fn with_alert(mut self, book: &Book, id: u64) -> Self {
+        self.batch = store_alert(book, id, self.batch);
+        self.alerts.push(id);
+        self
+    }
+
+    async fn commit_when_large(self, core: &Core, inner: &mut Inner, book: &Book) -> Result<Self, Failure> {
+        if self.batch.bytes() < COMMIT_BYTES {
+            return Ok(self);
+        }
+        self.commit(core, inner, book).await?;
+        Ok(Self::new(None))
+    }
+
+    /// What is stored is so in memory, too: whatever becomes of the rest, it is not told again.
+    async fn commit(self, core: &Core, inner: &mut Inner, book: &Book) -> Result<(), Failure> {
+        core.records.commit(self.batch).await?;
+        inner.stored_seconds = book.head.seconds;
+        inner.book.head = book.head.clone();
+        inner.book.silences = book.silences.clone();
+        for id in self.alerts {
+            match book.alerts.get(&id) {
+                Some(alert) => inner.book.alerts.insert(id, alert.clone()),
+                None => inner.book.alerts.remove(&id),
+            };
+        }
+        core.outbox.stored(self.messages);
+        Ok(())
+    }
+}
+
+/// The messages by what they tell of: those that have an alert in common are together.
+fn together(messages: Vec<Message>) -> Vec<Vec<Message>> {
+    let mut units: BTreeMap<usize, Vec<Message>> = BTreeMap::new();
+    let mut unit_of: BTreeMap<u64, usize> = BTreeMap::new();
+    for (number, message) in messages.into_iter().enumerate() {
+        let known: BTreeSet<usize> =
+            message.alerts.iter().filter_map(|told| unit_of.get(&told.id).copied()).collect();
+        let mut unit: Vec<Message> = known.iter().filter_map(|known| units.remove(known)).flatten().collect();
+        unit.push(message);
+        let number = known.first().copied().unwrap_or(number);
+        for told in unit.iter().flat_map(|message| &message.alerts) {
+            unit_of.insert(told.id, number);
+        }
+        units.insert(number, unit);
+    }
+    units.into_values().collect()
+}
+
+/// The alerts that differ, by more than their words, which change with every minute.
+fn changed_alerts(before: &Book, after: &Book) -> BTreeSet<u64> {
     let is_same = |old: &Alert, new: &Alert| {
         let mut reworded = old.clone();
         reworded.text = new.text.clone();
         reworded == *new
     };
-    for (id, alert) in &after.alerts {
-        if !before.alerts.get(id).is_some_and(|old| is_same(old, alert)) {
-            batch = batch.put(Kind::Alert, format!("alert/{id:016x}"), alert, Expect::Any);
-            changes += 1;
-        }
+    let is_new = |(id, alert): &(&u64, &Alert)| !before.alerts.get(id).is_some_and(|old| is_same(old, alert));
+    let put = after.alerts.iter().filter(is_new).map(|(id, _)| *id);
+    put.chain(before.alerts.keys().filter(|id| !after.alerts.contains_key(id)).copied()).collect()
+}
+
+/// Adds an alert as it is; when it is gone, that.
+fn store_alert(book: &Book, id: u64, batch: Batch) -> Batch {
+    let key = format!("alert/{id:016x}");
+    match book.alerts.get(&id) {
+        Some(alert) => batch.put(Kind::Alert, key, alert, Expect::Any),
+        None => batch.delete(Kind::Alert, key, Expect::Any),
     }
+}
+
+/// Adds the silences that differ.
+fn store_silences(before: &Book, after: &Book, mut batch: Batch) -> Batch {
     for (id, silence) in &after.silences {
         if before.silences.get(id) != Some(silence) {
             batch = batch.put(Kind::Alert, format!("silence/{id:016x}"), silence, Expect::Any);
-            changes += 1;
         }
-    }
-    for id in before.alerts.keys().filter(|id| !after.alerts.contains_key(id)) {
-        batch = batch.delete(Kind::Alert, format!("alert/{id:016x}"), Expect::Any);
-        changes += 1;
     }
     for id in before.silences.keys().filter(|id| !after.silences.contains_key(id)) {
         batch = batch.delete(Kind::Alert, format!("silence/{id:016x}"), Expect::Any);
-        changes += 1;
     }
-    (batch, changes)
+    batch
 }
 
 /// Who is told of what, as declared; without routes, every channel of what is critical or a warning.

@@ -73,6 +73,16 @@ impl Batch {
         Self { inner: store::Batch::new(Audit::done(actor, action, target)) }
     }
 
+    /// That something was refused to an actor: nothing but the entry of the audit log.
+    pub fn refused(
+        actor: impl Into<String>,
+        action: impl Into<String>,
+        target: impl Into<String>,
+        code: ErrorCode,
+    ) -> Self {
+        Self { inner: store::Batch::new(Audit::refused(actor, action, target, code)) }
+    }
+
     /// Writes a value.
     #[must_use]
     pub fn put<T: Serialize>(
@@ -91,6 +101,11 @@ impl Batch {
     pub fn consume(mut self, token: &Redeemable) -> Self {
         token.consume(&mut self.inner);
         self
+    }
+
+    /// How much it writes, in bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.inner.bytes()
     }
 
     /// Removes a record.

@@ -119,6 +119,7 @@ impl From<v1::Failure> for Failure {
             now: Some(failure.now).filter(|now| !now.is_empty()),
             next: failure.next,
         }
+        .bounded()
     }
 }
 
@@ -238,4 +239,29 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 pub fn run_ref(run: Option<&v1::RunRef>) -> Result<(RunId, Attempt), ConvertError> {
     let run = run.ok_or_else(|| ConvertError::new("run", "is missing"))?;
     Ok((parse("run_id", &run.run_id)?, Attempt(run.attempt)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_another_process_is_as_long_as_ours_can_be() {
+        let long = "ü".repeat(1 << 20);
+        let wire = v1::Failure {
+            code: ErrorCode::ToolFailed.to_string(),
+            message: long.clone(),
+            why: vec![long.clone(); 1000],
+            now: long.clone(),
+            next: vec![long; 1000],
+        };
+        let failure = Failure::from(wire);
+        assert_eq!((failure.why.len(), failure.next.len()), (8, 8));
+        let texts = failure.why.iter().chain(&failure.next).chain(&failure.now).chain([&failure.message]);
+        for text in texts {
+            assert!(text.len() <= 4096 && text.len() > 4090 && text.ends_with("ü…"), "{} bytes", text.len());
+        }
+        let short = Failure::new(ErrorCode::ToolFailed, "pg_dump ended with 1").because("no room").then("df");
+        assert_eq!(Failure::from(v1::Failure::from(&short)), short);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use holdfast_model::text::cut;
 use holdfast_model::{Category, ErrorCode, Failure};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -44,17 +45,6 @@ pub fn to_status(failure: &Failure) -> Status {
     }
     let details = ErrorDetails::with_error_info(failure.code.to_string(), ERROR_DOMAIN, metadata);
     Status::with_error_details(code, cut(&failure.message, 1500), details)
-}
-
-fn cut(text: &str, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text.to_owned();
-    }
-    let mut end = bytes_max;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{} …", &text[..end])
 }
 
 /// The failure that a status carries; one without our details becomes the nearest code.

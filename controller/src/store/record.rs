@@ -258,12 +258,18 @@ pub struct Batch {
     pub(super) audit: Audit,
     pub(super) conditions: Vec<(Kind, String, Expect)>,
     pub(super) operations: Vec<Operation>,
+    bytes: usize,
 }
 
 impl Batch {
     /// A batch that writes its audit entry and nothing else yet.
     pub fn new(audit: Audit) -> Self {
-        Self { audit, conditions: Vec::new(), operations: Vec::new() }
+        Self { audit, conditions: Vec::new(), operations: Vec::new(), bytes: 0 }
+    }
+
+    /// How much its operations write, in bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Requires something of a record that the batch may or may not change.
@@ -299,6 +305,7 @@ impl Batch {
     ) -> &mut Self {
         let key = key.into();
         self.require(kind, key.clone(), expect);
+        self.bytes += key.len() + value.len();
         self.operations.push(Operation::Put { kind, key, value });
         self
     }
@@ -307,6 +314,7 @@ impl Batch {
     pub fn delete(&mut self, kind: Kind, key: impl Into<String>, expect: Expect) -> &mut Self {
         let key = key.into();
         self.require(kind, key.clone(), expect);
+        self.bytes += key.len();
         self.operations.push(Operation::Delete { kind, key });
         self
     }
@@ -320,7 +328,6 @@ impl Batch {
                 return too_large("key", key.len(), KEY_BYTES_MAX);
             }
         }
-        let mut total = 0;
         for operation in &self.operations {
             let value_bytes = match operation {
                 Operation::Put { value, .. } => value.len(),
@@ -329,10 +336,9 @@ impl Batch {
             if value_bytes > VALUE_BYTES_MAX {
                 return too_large("value", value_bytes, VALUE_BYTES_MAX);
             }
-            total += value_bytes + operation.target().1.len();
         }
-        if total > BATCH_BYTES_MAX {
-            return too_large("batch", total, BATCH_BYTES_MAX);
+        if self.bytes > BATCH_BYTES_MAX {
+            return too_large("batch", self.bytes, BATCH_BYTES_MAX);
         }
         for text in [&self.audit.actor, &self.audit.action, &self.audit.target, &self.audit.result] {
             if text.len() > usize::from(u16::MAX) {

@@ -156,6 +156,12 @@ impl Words {
     }
 }
 
+/// The longest sentence of an alert, in bytes. What is shown of one is shorter still.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// The most commands of an alert.
+const COMMANDS_MAX: usize = 8;
+
 /// What is said of a condition. Continues the name of the object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertText {
@@ -172,6 +178,22 @@ pub struct AlertText {
     /// Commands that work when pasted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
+}
+
+impl AlertText {
+    /// Of a length that many alerts can have at once, whatever a tool has to say of its error.
+    #[must_use]
+    pub fn cut(&self) -> Self {
+        let cut = |text: &String| crate::text::cut(text, TEXT_BYTES_MAX);
+        let words = |words: &Words| Words { en: cut(&words.en), zh: cut(&words.zh) };
+        Self {
+            summary: words(&self.summary),
+            recovered: words(&self.recovered),
+            why: self.why.as_ref().map(words),
+            safe: self.safe.as_ref().map(words),
+            next: self.next.iter().take(COMMANDS_MAX).map(cut).collect(),
+        }
+    }
 }
 
 /// A condition that holds at the moment.

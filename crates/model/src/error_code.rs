@@ -240,6 +240,12 @@ impl<'de> serde::Deserialize<'de> for ErrorCode {
     }
 }
 
+/// The longest text of a failure that another process wrote, in bytes.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// The most causes, and the most commands, of a failure that another process wrote.
+const TEXTS_MAX: usize = 8;
+
 /// An error as it crosses process borders: what happened, why, and what to do next.
 ///
 /// This is what runs store, what gRPC carries and what the CLI prints.
@@ -275,6 +281,20 @@ impl Failure {
             cause = inner.source();
         }
         failure
+    }
+
+    /// Of a length that can be stored and told, whoever wrote it.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let cut = |text: String| crate::text::cut(&text, TEXT_BYTES_MAX);
+        let few = |texts: Vec<String>| texts.into_iter().take(TEXTS_MAX).map(cut).collect();
+        Self {
+            code: self.code,
+            message: cut(self.message),
+            why: few(self.why),
+            now: self.now.map(cut),
+            next: few(self.next),
+        }
     }
 
     /// Adds a cause.

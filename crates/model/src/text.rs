@@ -40,6 +40,24 @@ pub fn counted(n: u64, noun: &str) -> String {
     }
 }
 
+/// The text, of so many bytes at most: what was cut ends with `…`.
+pub fn cut(text: &str, bytes_max: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes_max.saturating_sub(MARK.len()));
+    format!("{}{MARK}", &text[..end])
+}
+
+/// The text, of so many characters at most: what was cut ends with `…`.
+pub fn cut_chars(text: &str, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text.to_owned();
+    }
+    text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// How many letters must be inserted, removed, replaced or exchanged with their neighbour.
 pub fn distance(one: &str, other: &str) -> usize {
     let one: Vec<char> = one.chars().collect();
@@ -107,6 +125,12 @@ mod tests {
     #[test]
     fn counts_are_grouped() {
         assert_eq!([0, 999, 1000, 48_211_904].map(count), ["0", "999", "1,000", "48,211,904"]);
+    }
+
+    #[test]
+    fn what_is_cut_ends_at_a_character_and_says_so() {
+        assert_eq!([cut("abcdef", 6), cut("abcdefg", 6), cut("üüüü", 6)], ["abcdef", "abc…", "ü…"]);
+        assert_eq!([cut_chars("üüü", 3), cut_chars("üüüü", 3)], ["üüü", "üü…"]);
     }
 
     #[test]

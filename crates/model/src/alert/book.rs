@@ -199,7 +199,7 @@ impl Book {
             let seconds = self.head.seconds;
             let alert = self.alerts.entry(id).or_insert_with(|| new_alert(id, observed, seconds, now));
             alert.severity = observed.severity;
-            alert.text = observed.text.clone();
+            alert.text = observed.text.cut();
             alert.labels = observed.labels.clone();
             alert.needs = observed.needs.clone();
             alert.is_down = observed.is_down;
@@ -291,7 +291,7 @@ fn new_alert(id: u64, observed: &Observation, seconds: i64, now: Timestamp) -> A
         key: observed.key.clone(),
         state: AlertState::Pending,
         severity: observed.severity,
-        text: observed.text.clone(),
+        text: observed.text.cut(),
         labels: observed.labels.clone(),
         needs: observed.needs.clone(),
         is_down: observed.is_down,

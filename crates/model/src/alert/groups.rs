@@ -1,5 +1,6 @@
 //! Collects what one step has to tell, and makes one message of what belongs together.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -10,8 +11,9 @@ use super::route::{GroupBy, Route};
 use super::{ObjectKind, Severity};
 use crate::ids::ChannelName;
 
-/// The most alerts in one message; more become further messages.
+/// The most alerts in one message, and the most bytes of them as they are stored; more become further messages.
 const ALERTS_MAX: usize = 100;
+const BYTES_MAX: usize = 128 << 10;
 
 /// What the alerts of one message have in common: their route, and what the route groups by.
 type Group = (usize, Vec<String>);
@@ -141,15 +143,18 @@ impl Outgoing {
         }
     }
 
-    /// The messages, in an order that depends on nothing but what is in them.
+    /// The messages, in an order that depends on nothing but what is in them. Those that have alerts in common are few, and
+    /// tell of few alerts: they can be stored together, apart from the others.
     pub(super) fn messages(self, head: &mut Head, now: Timestamp) -> Vec<Message> {
+        let parts = self.parts();
+        let part_of = |alert: &Told| parts.get(&alert.id);
         let mut messages = Vec::new();
         for ((kind, channel, _), mut alerts) in self.told {
-            alerts.sort_by_key(|alert| (std::cmp::Reverse::<Severity>(alert.severity), alert.id));
-            for part in alerts.chunks(ALERTS_MAX) {
+            alerts.sort_by_key(worst_first);
+            for part in alerts.chunk_by(|one, other| part_of(one) == part_of(other)) {
                 head.messages += 1;
                 messages.push(Message {
-                    id: format!("{:012x}-{:08}", now.as_millisecond(), head.messages),
+                    id: message_id(head.messages, now),
                     channel: channel.clone(),
                     kind,
                     at: now,
@@ -160,4 +165,37 @@ impl Outgoing {
         }
         messages
     }
+
+    /// Which alerts are told together, by their ids; the same for every channel.
+    fn parts(&self) -> BTreeMap<u64, usize> {
+        let mut groups: BTreeMap<&Group, BTreeMap<(Reverse<Severity>, u64), &Told>> = BTreeMap::new();
+        for ((_, _, group), alerts) in &self.told {
+            groups.entry(group).or_default().extend(alerts.iter().map(|alert| (worst_first(alert), alert)));
+        }
+        let (mut parts, mut part) = (BTreeMap::new(), 0);
+        for alerts in groups.values() {
+            part += 1;
+            let (mut count, mut bytes) = (0, 0);
+            for alert in alerts.values() {
+                let size = serde_json::to_vec(alert).map_or(0, |json| json.len());
+                if count > 0 && (count == ALERTS_MAX || bytes + size > BYTES_MAX) {
+                    (part, count, bytes) = (part + 1, 0, 0);
+                }
+                count += 1;
+                bytes += size;
+                parts.insert(alert.id, part);
+            }
+        }
+        parts
+    }
+}
+
+fn worst_first(alert: &Told) -> (Reverse<Severity>, u64) {
+    (Reverse(alert.severity), alert.id)
+}
+
+/// Sorts by the number, which no clock moves, and after those of versions that sorted by the time. The time keeps it apart
+/// from what was told before the state was lost and an older copy of it recovered.
+fn message_id(number: u64, now: Timestamp) -> String {
+    format!("m{number:012x}-{:012x}", now.as_millisecond())
 }

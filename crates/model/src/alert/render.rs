@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::message::{Message, MessageKind, Told};
 use super::{Language, ObjectKind, Severity, Words};
 use crate::report::page::page;
+use crate::text::cut_chars;
 
 /// The longest title, in characters.
 const TITLE_CHARS_MAX: usize = 160;
@@ -80,11 +81,7 @@ fn pick(language: Language, en: &str, zh: &str) -> String {
 /// On one line, without anything that could end a header or move a cursor.
 pub(crate) fn line(text: &str, chars_max: usize) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = plain.split_whitespace().collect::<Vec<_>>().join(" ");
-    if words.chars().count() <= chars_max {
-        return words;
-    }
-    words.chars().take(chars_max - 1).chain(['…']).collect()
+    cut_chars(&plain.split_whitespace().collect::<Vec<_>>().join(" "), chars_max)
 }
 
 /// The environment that all alerts are of.

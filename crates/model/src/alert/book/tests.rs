@@ -243,6 +243,82 @@ fn without_a_route_that_fits_nobody_is_told() {
 }
 
 #[test]
+fn messages_that_have_alerts_in_common_tell_of_few() {
+    let mut watch = Watch::new();
+    // Every third is told by one channel only, and every fifth has much to say.
+    let bad: Vec<Observation> = (0..1000)
+        .map(|number| {
+            let mut bad = observed(&format!("s{number}"), "rpo-breached");
+            if number % 3 == 0 {
+                bad.to = vec![channel("slack")];
+            }
+            if number % 5 == 0 {
+                bad.text.why = Some(Words::same("\u{1}".repeat(1 << 20)));
+            }
+            bad
+        })
+        .collect();
+    let messages = watch.see_for(2, &bad);
+    let mut parts: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut owners: Vec<BTreeSet<u64>> = Vec::new();
+    for message in &messages {
+        assert!(message.alerts.len() <= 100, "{}", message.alerts.len());
+        let bytes = serde_json::to_vec(message).unwrap().len();
+        assert!(bytes < 200 << 10, "{bytes}");
+        let ids: BTreeSet<u64> = message.alerts.iter().map(|alert| alert.id).collect();
+        let part = ids.iter().find_map(|id| parts.get(id).copied()).unwrap_or_else(|| {
+            owners.push(BTreeSet::new());
+            owners.len() - 1
+        });
+        for id in &ids {
+            assert_eq!(*parts.entry(*id).or_insert(part), part, "alert {id} is in two parts");
+        }
+        owners[part].extend(ids);
+    }
+    assert_eq!(parts.len(), 1000);
+    assert!(owners.iter().all(|ids| ids.len() <= 100));
+    let told = |name: &str| -> usize {
+        messages.iter().filter(|message| message.channel == channel(name)).map(|m| m.alerts.len()).sum()
+    };
+    assert_eq!((told("slack"), told("ding")), (1000, 666));
+}
+
+#[test]
+fn a_message_sorts_after_those_before_it_wherever_the_clock_goes() {
+    let mut watch = Watch::new();
+    let bad = [observed("pg", "rpo-breached")];
+    let failing = watch.see_for(2, &bad);
+    watch.now -= SignedDuration::from_hours(24 * 400);
+    let recovered = watch.see(&[]);
+    let kinds = |messages: &[Message]| messages.iter().map(|message| message.kind).collect::<BTreeSet<_>>();
+    assert_eq!(
+        (kinds(&failing), kinds(&recovered)),
+        (BTreeSet::from([Failing]), BTreeSet::from([Recovered]))
+    );
+    let last = failing.iter().map(|message| &message.id).max();
+    assert!(last < recovered.iter().map(|message| &message.id).min(), "{failing:?} {recovered:?}");
+    // What waits since an earlier version is older, too.
+    assert!("019ff0000000-00000042" < failing[0].id.as_str());
+}
+
+#[test]
+fn what_others_have_to_say_of_an_error_is_cut() {
+    let mut watch = Watch::new();
+    let mut bad = observed("pg", "source-down");
+    bad.text.why = Some(Words::same("ü".repeat(1 << 20)));
+    bad.text.next = vec!["x".repeat(1 << 20); 1000];
+    watch.see(&[bad.clone()]);
+    let said = |watch: &Watch| {
+        let text = &watch.only().text;
+        let why = text.why.clone().unwrap().zh;
+        (why.len(), why.ends_with("ü…"), text.next.len(), text.next[0].len())
+    };
+    assert_eq!(said(&watch), (2047, true, 8, 2048));
+    watch.see(&[bad]);
+    assert_eq!(said(&watch), (2047, true, 8, 2048), "when it is seen again, too");
+}
+
+#[test]
 fn a_rule_may_name_its_own_channels() {
     let mut watch = Watch::new();
     let own = [Observation { to: vec![channel("mail")], ..observed("pg", "disk") }];
