@@ -146,6 +146,14 @@ impl Notifier {
         self.settings.load().environment.clone()
     }
 
+    /// How many of these messages are sent as one text, one after the other: one where there is no more than one.
+    pub fn fitting<'a>(&self, channel: &Channel, messages: impl IntoIterator<Item = &'a Message>) -> usize {
+        match &channel.way {
+            Way::Dingtalk { .. } => body::dingtalk_fitting(messages, channel, &self.environment()),
+            _ => 1,
+        }
+    }
+
     /// What would be sent for a message.
     ///
     /// # Errors

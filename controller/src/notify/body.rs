@@ -17,6 +17,9 @@ mod report;
 /// The longest text of one request, in bytes: DingTalk takes 20,000.
 const TEXT_BYTES_MAX: usize = 18_000;
 
+/// Alerts that one message of Slack names: it takes fifty blocks.
+const SLACK_ALERTS_MAX: usize = 40;
+
 /// `HMAC-SHA256`, in base64.
 pub(super) fn sign(key: &[u8], text: &[u8]) -> String {
     let mut mac = <Hmac<Sha256>>::new_from_slice(key).expect("a key of any length is taken");
@@ -81,33 +84,71 @@ fn calls_people(messages: &[Message]) -> bool {
     })
 }
 
-/// One Markdown text of several messages: the robot takes few a minute.
+/// That there are more alerts than are named, and how to see them; nothing when there are not.
+fn and_more(number: usize, language: Language) -> Option<String> {
+    (number > 0).then(|| match language {
+        Language::English => format!("and {number} more: holdfast alert list"),
+        Language::Chinese => format!("另有 {number} 项：holdfast alert list"),
+    })
+}
+
+/// How many of these messages make one text, one at least. A report is a text of its own.
+pub(super) fn dingtalk_fitting<'a>(
+    messages: impl IntoIterator<Item = &'a Message>,
+    channel: &Channel,
+    environment: &str,
+) -> usize {
+    let (mut count, mut bytes) = (0, 0);
+    for message in messages {
+        bytes += dingtalk_text(message, channel.language, environment).len();
+        if count > 0 && (bytes > TEXT_BYTES_MAX || message.report.is_some()) {
+            break;
+        }
+        count += 1;
+        if message.report.is_some() {
+            break;
+        }
+    }
+    count
+}
+
+/// The Markdown of a message, with as many of its alerts as one text takes.
+fn dingtalk_text(message: &Message, language: Language, environment: &str) -> String {
+    const MORE_BYTES: usize = 200;
+    if let Some(report) = &message.report {
+        return report::dingtalk(report, language, TEXT_BYTES_MAX - MORE_BYTES) + "\n\n";
+    }
+    let message = render(message, language, environment);
+    let mut text = format!("### {}\n\n", markdown(&message.title));
+    for (number, section) in message.sections.iter().enumerate() {
+        let mut part = String::new();
+        if message.sections.len() > 1 {
+            part.push_str(&format!("**{}**\n\n", markdown(&section.heading)));
+        }
+        for (label, line) in &section.lines {
+            part.push_str(&format!("- **{label}**: {}\n", markdown(line)));
+        }
+        for next in &section.next {
+            part.push_str(&format!("- **{}**: {}\n", next_word(language), markdown(next)));
+        }
+        if number > 0 && text.len() + part.len() > TEXT_BYTES_MAX - MORE_BYTES {
+            text.extend(and_more(message.sections.len() - number, language));
+            text.push('\n');
+            break;
+        }
+        text.push_str(&part);
+        text.push('\n');
+    }
+    cut(text, TEXT_BYTES_MAX)
+}
+
+/// One Markdown text of several messages, as many as [`dingtalk_fitting`] says: the robot takes few a minute.
 pub(super) fn dingtalk(messages: &[Message], channel: &Channel, environment: &str) -> Value {
     let Way::Dingtalk { at_mobiles, at_all, keyword, .. } = &channel.way else { return Value::Null };
     let title =
         messages.first().map_or_else(String::new, |first| render(first, channel.language, environment).title);
-    let mut text = String::new();
-    for message in messages {
-        if let Some(report) = &message.report {
-            text.push_str(&report::dingtalk(report, channel.language, TEXT_BYTES_MAX - 200));
-            text.push_str("\n\n");
-            continue;
-        }
-        let message = render(message, channel.language, environment);
-        text.push_str(&format!("### {}\n\n", markdown(&message.title)));
-        for section in &message.sections {
-            if message.sections.len() > 1 {
-                text.push_str(&format!("**{}**\n\n", markdown(&section.heading)));
-            }
-            for (label, line) in &section.lines {
-                text.push_str(&format!("- **{label}**: {}\n", markdown(line)));
-            }
-            for next in &section.next {
-                text.push_str(&format!("- **{}**: {}\n", next_word(channel.language), markdown(next)));
-            }
-            text.push('\n');
-        }
-    }
+    let text: String =
+        messages.iter().map(|message| dingtalk_text(message, channel.language, environment)).collect();
     let mut text = cut(text, TEXT_BYTES_MAX);
     if let Some(keyword) = keyword.as_ref().filter(|keyword| !text.contains(*keyword)) {
         text = format!("{text}\n{keyword}\n");
@@ -147,8 +188,7 @@ pub(super) fn slack(message: &Message, channel: &Channel, environment: &str) -> 
         "type": "section",
         "text": { "type": "mrkdwn", "text": cut(format!("{mark} *{title}*"), 2900) },
     })];
-    // No more than fifty blocks are taken.
-    for section in rendered.sections.iter().take(40) {
+    for section in rendered.sections.iter().take(SLACK_ALERTS_MAX) {
         let mut lines = Vec::new();
         if rendered.sections.len() > 1 {
             lines.push(format!("*{}*", slack_text(&section.heading)));
@@ -159,6 +199,10 @@ pub(super) fn slack(message: &Message, channel: &Channel, environment: &str) -> 
             section.next.iter().map(|line| format!("*{next}*  `{}`", slack_text(&line.replace('`', "'")))),
         );
         let text = cut(lines.join("\n"), 2900);
+        blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
+    }
+    let left_out = rendered.sections.len().saturating_sub(SLACK_ALERTS_MAX);
+    if let Some(text) = and_more(left_out, channel.language) {
         blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
     }
     json!({ "text": title, "blocks": blocks })

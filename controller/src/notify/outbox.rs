@@ -19,11 +19,16 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::DeliveryError;
+use self::pings::{Ping, ping};
 use super::bucket::Bucket;
+use super::{DeliveryError, Notifier};
 use crate::core::Core;
 use crate::records::{Batch, Records};
 use crate::store::{Expect, Kind};
+
+mod pings;
+
+pub use self::pings::unwell;
 
 /// How often it looks without being woken.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -35,6 +40,9 @@ const AGAIN: BackoffPolicy = BackoffPolicy {
     factor: 2.0,
     jitter: 0.2,
 };
+
+/// The longest that it takes until then.
+const AGAIN_MAX: SignedDuration = SignedDuration::from_mins(12);
 
 /// How long a channel that said that it was too much is left alone.
 const THROTTLED: Duration = Duration::from_secs(600);
@@ -71,8 +79,19 @@ pub struct Waiting {
 impl Waiting {
     /// A message that was not tried yet.
     pub fn new(message: Message) -> Self {
-        let not_before = message.at;
-        Self { message, attempts: 0, not_before, refused: false, failing_since: None, last_error: None }
+        Self {
+            message,
+            attempts: 0,
+            not_before: Timestamp::UNIX_EPOCH,
+            refused: false,
+            failing_since: None,
+            last_error: None,
+        }
+    }
+
+    /// Whether it is tried now. A moment that is further away than any that is set was set by a clock that went wrong.
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.not_before <= now || self.not_before.duration_since(now) > AGAIN_MAX
     }
 }
 
@@ -156,13 +175,6 @@ pub type Totals = BTreeMap<Outcome, u64>;
 
 const TOTALS: &str = "messages/";
 
-/// The signs of life of one channel.
-struct Ping {
-    next: Instant,
-    failing_since: Option<Timestamp>,
-    last_error: Option<String>,
-}
-
 /// What is to be delivered.
 pub struct Outbox {
     records: Records,
@@ -183,8 +195,7 @@ impl Outbox {
         let mut inner = Inner::default();
         for found in records.all::<Waiting>(Kind::Outbox, "").await? {
             // After a start everything is tried at once: it may have been our own network.
-            let not_before = found.value.message.at;
-            inner.enter(Waiting { not_before, ..found.value });
+            inner.enter(Waiting { not_before: Timestamp::UNIX_EPOCH, ..found.value });
         }
         let history = records.all::<Delivery>(Kind::Delivery, "").await?;
         inner.history = history.into_iter().map(|found| found.key).collect();
@@ -212,6 +223,20 @@ impl Outbox {
         messages.into_iter().for_each(|message| inner.enter(Waiting::new(message)));
         drop(inner);
         self.changed.notify_one();
+    }
+
+    /// What goes out next by a channel: nothing, one message, or as many as make one text.
+    fn next(
+        &self,
+        name: &ChannelName,
+        channel: &Channel,
+        notifier: &Notifier,
+        now: Timestamp,
+        moment: Instant,
+    ) -> Vec<Waiting> {
+        let mut due = self.inner.lock().next(name, channel.channel_type(), now, moment);
+        due.truncate(notifier.fitting(channel, due.iter().map(|waiting| &waiting.message)));
+        due
     }
 
     /// How each channel does that has something to tell.
@@ -303,13 +328,12 @@ impl Inner {
         }
     }
 
-    /// What goes out next by a channel: nothing, one message, or several that become one text.
+    /// What is due by a channel: nothing, one message, or several where they may become one text.
     fn next(&mut self, name: &ChannelName, of: ChannelType, now: Timestamp, moment: Instant) -> Vec<Waiting> {
         let Some(waiting) = self.waiting.get(name) else { return Vec::new() };
         let mut due = Vec::new();
         for one in waiting.values() {
-            let is_due = one.not_before <= now;
-            if is_due {
+            if one.is_due(now) {
                 due.push(one.clone());
             } else if !one.refused {
                 break;
@@ -406,7 +430,7 @@ impl Drop for Turn {
 async fn deliver_all(core: &Arc<Core>, name: &ChannelName, channel: &Channel) -> Result<(), Failure> {
     loop {
         let (now, moment) = (core.clock.now(), core.clock.monotonic());
-        let due = core.outbox.inner.lock().next(name, channel.channel_type(), now, moment);
+        let due = core.outbox.next(name, channel, &core.notifier, now, moment);
         if due.is_empty() || core.tasks.token().is_cancelled() {
             return Ok(());
         }
@@ -535,55 +559,5 @@ async fn drop_all(core: &Arc<Core>, name: &ChannelName) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why no sign of life is given now; none when all is well.
-pub fn unwell(core: &Core) -> Option<String> {
-    if let Some(part) = core.liveness.silent() {
-        return Some(format!("{} gave no sign of life", part.as_str()));
-    }
-    let takes_messages = |name: &ChannelName| {
-        core.definitions.current().fleet.channels.get(name).is_some_and(Channel::takes_messages)
-    };
-    let states = core.outbox.states();
-    let failing = states.iter().find(|(name, state)| state.failing_since.is_some() && takes_messages(name));
-    failing.map(|(name, _)| format!("channel {name} does not deliver"))
-}
-
-/// Gives a sign of life when one is due and all is well.
-fn ping(core: &Arc<Core>, name: ChannelName, channel: Channel, every: Duration) {
-    let now = core.clock.monotonic();
-    {
-        let inner = core.outbox.inner.lock();
-        let is_due = inner.pings.get(&name).is_none_or(|ping| ping.next <= now);
-        if !is_due || inner.busy.contains(&name) {
-            return;
-        }
-    }
-    if let Some(reason) = unwell(core) {
-        tracing::debug!(channel = %name, reason, "no sign of life is given");
-        return;
-    }
-    let turn = Turn::take(core, &name);
-    let first = Ping { next: now, failing_since: None, last_error: None };
-    core.outbox.inner.lock().pings.entry(name.clone()).or_insert(first).next = now + every;
-    let owner = core.clone();
-    core.tasks.spawn(format!("ping {name}"), OnEnd::Isolated, async move {
-        let _turn = turn;
-        let stop = owner.tasks.token().clone();
-        let message = super::test_message(&name, owner.clock.now());
-        let result = stop.run_until_cancelled(owner.notifier.deliver(&channel, &[message])).await;
-        let now = owner.clock.now();
-        let mut inner = owner.outbox.inner.lock();
-        if matches!(result, Some(Ok(_))) {
-            inner.delivered.insert(name.clone(), now);
-        }
-        if let (Some(result), Some(ping)) = (result, inner.pings.get_mut(&name)) {
-            match result {
-                Ok(_) => (ping.failing_since, ping.last_error) = (None, None),
-                Err(error) => {
-                    ping.failing_since = ping.failing_since.or(Some(now));
-                    ping.last_error = Some(error.text().to_owned());
-                }
-            }
-        }
-    });
-}
+#[cfg(test)]
+mod tests;

@@ -79,11 +79,40 @@ fn people_are_called_for_failures_only_and_by_name_in_the_text() {
 }
 
 #[test]
-fn many_messages_make_one_text_of_bounded_length() {
+fn as_many_messages_make_one_text_as_are_whole_in_it() {
+    let channel = channel(DING);
     let many = vec![message(MessageKind::Failing); 500];
-    let body = dingtalk(&many, &channel(DING), "prod");
+    let fitting = dingtalk_fitting(&many, &channel, "prod");
+    let body = dingtalk(&many[..fitting], &channel, "prod");
     let text = body["markdown"]["text"].as_str().unwrap();
-    assert!(text.len() < 20_000 && text.contains("@13800000000"), "{}", text.len());
+    assert!((15_000..20_000).contains(&text.len()) && text.contains("@13800000000"), "{}", text.len());
+    assert_eq!(text.matches("would lose 41 min").count(), fitting);
+    assert!(!text.contains('…'), "{text}");
+    // A report is a text of its own.
+    let (report, alert) = (long_report(), message(MessageKind::Failing));
+    let fit = |messages: &[&Message]| dingtalk_fitting(messages.iter().copied(), &channel, "prod");
+    assert_eq!(
+        [fit(&[&alert, &alert, &report]), fit(&[&report, &alert]), fit(&[&report]), fit(&[])],
+        [2, 1, 1, 0]
+    );
+}
+
+#[test]
+fn a_message_of_more_alerts_than_a_chat_takes_says_how_many_are_left_out() {
+    let mut long = message(MessageKind::Failing);
+    long.alerts[0].text.why = Some(Words::same("字".repeat(600)));
+    long.alerts = vec![long.alerts[0].clone(); 100];
+    assert_eq!(dingtalk_fitting([&long, &long], &channel(DING), "prod"), 1);
+    let body = dingtalk(std::slice::from_ref(&long), &channel(DING), "prod");
+    let text = body["markdown"]["text"].as_str().unwrap();
+    let named = text.matches("**pg-ledger would lose 41 min**").count();
+    assert!(named > 5 && text.len() < 20_000, "{named} in {}", text.len());
+    assert!(text.contains(&format!("\nand {} more: holdfast alert list\n", 100 - named)), "{text}");
+
+    let slack = slack(&long, &channel("{ type: slack, webhook: { env: X }, language: zh-CN }"), "prod");
+    let blocks = slack["blocks"].as_array().unwrap();
+    assert_eq!(blocks.len(), 42);
+    assert_eq!(blocks[41]["text"]["text"], "另有 60 项：holdfast alert list");
 }
 
 #[test]
