@@ -83,26 +83,33 @@ pub struct SourceTally {
     pub counts: RunCounts,
     /// Restores that succeeded.
     pub restores: u64,
-    /// Ends of backups that succeeded, within the period: the first and last, and the longest time between two.
+    /// Ends of backups that succeeded, within the period.
     backups: Gaps,
 }
 
-/// The longest time without something. The moments come nearly in order, the newest first.
+/// The time in which the first and the last moment are kept, in seconds: no gap that is longer is missed.
+const GAP_SECS_MIN: i64 = 300;
+
+/// Moments, and how long there was none. They come in any order, as one source may go to several repositories; what is kept
+/// is bounded by the length of the period.
 #[derive(Debug, Clone, Default)]
-struct Gaps {
-    first: Option<Timestamp>,
-    last: Option<Timestamp>,
-    longest: i64,
-}
+struct Gaps(BTreeMap<i64, (Timestamp, Timestamp)>);
 
 impl Gaps {
     fn add(&mut self, at: Timestamp) {
-        if let Some(first) = self.first {
-            // One that lies within what is known already makes no gap longer.
-            self.longest = self.longest.max(first.duration_since(at).as_secs());
+        let (first, last) = self.0.entry(at.as_second().div_euclid(GAP_SECS_MIN)).or_insert((at, at));
+        *first = at.min(*first);
+        *last = at.max(*last);
+    }
+
+    /// The longest time without one, in seconds.
+    fn longest(&self, from: Timestamp, until: Timestamp) -> i64 {
+        let (mut longest, mut before) = (0, from);
+        for (first, last) in self.0.values().filter(|(_, last)| *last >= from) {
+            longest = longest.max(first.duration_since(before).as_secs());
+            before = *last;
         }
-        self.first = Some(self.first.map_or(at, |first| first.min(at)));
-        self.last = Some(self.last.map_or(at, |last| last.max(at)));
+        longest.max(until.duration_since(before).as_secs())
     }
 }
 
@@ -111,9 +118,7 @@ impl SourceTally {
     /// later, that of the protection.
     pub fn longest_without_backup(&self, period: &Period, since: Timestamp) -> i64 {
         let from = period.from.max(since).min(period.until);
-        let (first, last) = (self.backups.first.unwrap_or(period.until), self.backups.last.unwrap_or(from));
-        let ends = [first.duration_since(from).as_secs(), period.until.duration_since(last).as_secs()];
-        ends.into_iter().fold(self.backups.longest, i64::max).max(0)
+        self.backups.longest(from, period.until)
     }
 }
 

@@ -131,12 +131,17 @@ fn the_longest_time_without_a_backup_counts_the_ends_of_the_period() {
     // Newest first, as they are read.
     assert_eq!(longest(&[20 * hour, 8 * hour, 4 * hour], -1), 12);
     assert_eq!(longest(&[23 * hour, 22 * hour, 10 * hour, 9 * hour], -1), 12);
+    // To two repositories: what goes to the second is asked for with the first, and ends later.
+    assert_eq!(longest(&[20 * hour, 8 * hour, 4 * hour, 14 * hour], -1), 6);
     assert_eq!(longest(&[4 * hour], -1), 20);
     assert_eq!(longest(&[20 * hour], -1), 20);
     assert_eq!(longest(&[], -1), 24);
     // Protection began in the period.
     assert_eq!(longest(&[20 * hour], 18 * hour), 4);
     assert_eq!(longest(&[], 18 * hour), 6);
+    assert_eq!(longest(&[hour, 16 * hour], 18 * hour), 6);
+    // Together within minutes.
+    assert_eq!(longest(&[12 * hour, 12 * hour + 1, 12 * hour + 200], -1), 12);
 }
 
 #[test]
