@@ -14,7 +14,7 @@ use holdfast_model::report::storage::{SizeHistory, SizeSample};
 use holdfast_model::report::{Period, Report, ReportKind, ReportSchedule};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_runtime::fail_point;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
@@ -30,6 +30,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// How soon it tries again what failed.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// How far a clock may be set back for what was sent not to be sent again when it comes to that moment once more.
+const CLOCK_SET_BACK_MAX: SignedDuration = SignedDuration::from_mins(12);
 
 /// How often it looks whether a size is to be remembered.
 const SIZES_PERIOD: Duration = Duration::from_secs(60);
@@ -85,6 +88,13 @@ struct Slots {
     after: Timestamp,
 }
 
+impl Slots {
+    /// Whether the clock was set back by more than a slot may wait for it to come again.
+    fn is_of_another_clock(&self, now: Timestamp) -> bool {
+        self.after.duration_since(now) > CLOCK_SET_BACK_MAX
+    }
+}
+
 fn slot_key(name: &ReportName) -> String {
     format!("slot/{name}")
 }
@@ -129,7 +139,7 @@ async fn send_due(core: &Arc<Core>) -> Result<(), Failure> {
     for (name, schedule) in &declared.fleet.reports {
         let now = core.clock.now();
         match known.get(&slot_key(name)) {
-            Some((slots, version)) if slots.rule == schedule.rule() => {
+            Some((slots, version)) if slots.rule == schedule.rule() && !slots.is_of_another_clock(now) => {
                 if let Some(slot) = schedule.due(slots.after, now)
                     && let Err(failure) = send(core, name, schedule, slot, *version).await
                 {
@@ -171,6 +181,37 @@ async fn send(
         until: slot,
     };
     let report = make(core, &asked).await?;
+    let slots = Slots { rule: schedule.rule(), after: slot };
+    hand_over(core, name, schedule, &slots, report, version).await
+}
+
+/// Hands a report over as a whole or, when that is more than the state takes, without its lists: one that says less is
+/// better than one that never comes, and is made again and again.
+async fn hand_over(
+    core: &Arc<Core>,
+    name: &ReportName,
+    schedule: &ReportSchedule,
+    slots: &Slots,
+    report: Report,
+    version: u64,
+) -> Result<(), Failure> {
+    match store(core, name, schedule, slots, report.clone(), version).await {
+        Err(failure) if failure.code == ErrorCode::RecordTooLarge => {
+            tracing::warn!(report = %name, slot = %slots.after, %failure, "the lists of the report are left out");
+            store(core, name, schedule, slots, report.without_lists(), version).await
+        }
+        other => other,
+    }
+}
+
+async fn store(
+    core: &Arc<Core>,
+    name: &ReportName,
+    schedule: &ReportSchedule,
+    slots: &Slots,
+    report: Report,
+    version: u64,
+) -> Result<(), Failure> {
     let now = core.clock.now();
     let channels = core.definitions.current();
     let is_there = |to: &&ChannelName| channels.fleet.channels.get(*to).is_some_and(Channel::takes_messages);
@@ -178,13 +219,12 @@ async fn send(
     let messages: Vec<Message> = to
         .into_iter()
         .map(|to| {
-            let id = format!("report-{name}-{:x}-{to}", slot.as_second());
+            let id = format!("report-{name}-{:x}-{to}", slots.after.as_second());
             message(id, to, now, report.clone())
         })
         .collect();
-    let slots = Slots { rule: schedule.rule(), after: slot };
-    let batch = Batch::new("controller", "report.send", format!("report/{name} of {slot}"));
-    let batch = batch.put(Kind::Report, slot_key(name), &slots, Expect::Version(version));
+    let batch = Batch::new("controller", "report.send", format!("report/{name} of {}", slots.after));
+    let batch = batch.put(Kind::Report, slot_key(name), slots, Expect::Version(version));
     fail_point::hit("controller-before-report");
     core.records.commit(core.outbox.add(batch, &messages)).await?;
     fail_point::hit("controller-after-report");
@@ -234,3 +274,6 @@ pub fn no_messages(name: &ChannelName) -> Failure {
     Failure::new(ErrorCode::UsageInvalid, format!("channel {name} gives signs of life only"))
         .then("holdfast notify list")
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ pub use schedule::ReportSchedule;
 pub use tally::{RunCounts, Tally};
 
 use crate::policy::Zone;
+use crate::text::cut_chars;
 
 /// Which report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -66,6 +67,13 @@ impl fmt::Display for ReportKind {
 pub const HOURS_DEFAULT: u32 = 24;
 /// See [`HOURS_DEFAULT`].
 pub const HOURS_MAX: u32 = 31 * 24;
+
+/// The longest name or sentence of others in a report, in characters.
+const TEXT_CHARS_MAX: usize = 300;
+
+fn shorten(text: &mut String) {
+    *text = cut_chars(text, TEXT_CHARS_MAX);
+}
 
 /// What a report covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -163,6 +171,17 @@ impl Report {
             Report::Daily(report) | Report::Weekly(report) => &report.period,
             Report::Logs(report) => &report.period,
         }
+    }
+
+    /// The same without its lists, whose lengths are said: what can be sent however much there is to say.
+    #[must_use]
+    pub fn without_lists(mut self) -> Self {
+        match &mut self {
+            Report::Daily(report) | Report::Weekly(report) => report.leave_out_lists(),
+            // As long as there are codes of errors.
+            Report::Logs(_) => {}
+        }
+        self
     }
 
     /// What it says first.

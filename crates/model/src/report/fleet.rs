@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::storage::Forecast;
 use super::tally::{RunCounts, Tally};
-use super::{Period, Verdict, VerdictState};
+use super::{Period, Verdict, VerdictState, shorten};
 use crate::alert::{Language, Words};
 use crate::manifest::Manifest;
 use crate::objectives::{ObjectiveState, Report as Objectives, Standing};
@@ -18,7 +18,7 @@ use crate::text::counted;
 pub const SOURCES_MAX: usize = 200;
 /// Tables that are named of one source, those that changed most first.
 pub const TABLES_MAX: usize = 5;
-/// Incidents and problems that are named.
+/// Incidents, problems and repositories that are named.
 pub const LISTED_MAX: usize = 200;
 
 /// What a period brought, and how the fleet stands.
@@ -50,6 +50,9 @@ pub struct FleetReport {
     pub incidents_left_out: u64,
     /// The repositories.
     pub repositories: Vec<RepositoryReport>,
+    /// Repositories that are not named here.
+    #[serde(default)]
+    pub repositories_left_out: u64,
 }
 
 /// How many sources are in which state.
@@ -358,8 +361,15 @@ fn cut<T>(list: &mut Vec<T>, most: usize) -> u64 {
 
 /// The document that follows from what is known.
 pub fn build(input: Input) -> FleetReport {
-    let Input { generated_at, environment, tally, mut problems, mut sources, mut incidents, repositories } =
-        input;
+    let Input {
+        generated_at,
+        environment,
+        tally,
+        mut problems,
+        mut sources,
+        mut incidents,
+        mut repositories,
+    } = input;
     let mut source_counts = SourceCounts::default();
     for source in &sources {
         source_counts.total += 1;
@@ -393,13 +403,45 @@ pub fn build(input: Input) -> FleetReport {
         sources,
         incidents_left_out: cut(&mut incidents, LISTED_MAX),
         incidents,
+        repositories_left_out: cut(&mut repositories, LISTED_MAX),
         repositories,
     };
+    report.shorten();
     report.verdict = Verdict { state: report.judge(), sentence: report.sentence(Language::English) };
     report
 }
 
 impl FleetReport {
+    /// Cuts what others have written: names of tables and errors of tools have no bound of their own.
+    fn shorten(&mut self) {
+        for problem in &mut self.problems {
+            shorten(&mut problem.object);
+            shorten(&mut problem.problem);
+            problem.next.as_mut().map(shorten);
+        }
+        for source in &mut self.sources {
+            source.team.as_mut().map(shorten);
+            source.problem.as_mut().map(shorten);
+            for table in &mut source.tables {
+                shorten(&mut table.database);
+                shorten(&mut table.table);
+            }
+        }
+        for incident in &mut self.incidents {
+            shorten(&mut incident.object);
+            shorten(&mut incident.summary.en);
+            shorten(&mut incident.summary.zh);
+            incident.acknowledged_by.as_mut().map(shorten);
+        }
+    }
+
+    pub(super) fn leave_out_lists(&mut self) {
+        self.problems_left_out += cut(&mut self.problems, 0);
+        self.sources_left_out += cut(&mut self.sources, 0);
+        self.incidents_left_out += cut(&mut self.incidents, 0);
+        self.repositories_left_out += cut(&mut self.repositories, 0);
+    }
+
     fn judge(&self) -> VerdictState {
         let counts = &self.source_counts;
         if counts.total == 0 {
@@ -433,14 +475,14 @@ impl FleetReport {
             .to_owned();
         }
         let wrong = counts.at_risk + counts.not_restorable;
+        let problems = self.problems.len() as u64 + self.problems_left_out;
         if wrong > 0 {
             let (total, verb) = (counted(counts.total, "source"), if wrong == 1 { "needs" } else { "need" });
             parts.push(Words::new(
                 format!("{wrong} of {total} {verb} attention now"),
                 format!("{} 个数据源中有 {wrong} 个现在需要处理", counts.total),
             ));
-        } else if !self.problems.is_empty() {
-            let problems = self.problems.len() as u64 + self.problems_left_out;
+        } else if problems > 0 {
             let verb = if problems == 1 { "is" } else { "are" };
             parts.push(Words::new(
                 format!("there {verb} {} now", counted(problems, "problem")),

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet::runs_sentence;
 use super::tally::{RunCounts, Tally};
-use super::{Period, Verdict, VerdictState};
+use super::{Period, TEXT_CHARS_MAX, Verdict, VerdictState};
 use crate::alert::Language;
+use crate::text::cut_chars;
 
 /// What came of the runs of some hours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -81,7 +82,7 @@ pub fn build(tally: Tally, generated_at: Timestamp, environment: String) -> LogR
             title: error.code.title().to_owned(),
             count: error.count,
             newest_at: error.newest_at,
-            newest_message: error.message.clone(),
+            newest_message: cut_chars(&error.message, TEXT_CHARS_MAX),
             newest_run: error.run.to_string(),
         })
         .collect();

@@ -4,7 +4,6 @@
 //! form to escape.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use super::fleet::{FleetReport, MeasuredTime, Problem, RepositoryReport, SourceReport, is_broken};
 use super::logs::LogReport;
@@ -12,6 +11,7 @@ use super::storage::{Forecast, ForecastState};
 use super::{Period, Report, ReportKind, VerdictState};
 use crate::alert::Language;
 use crate::alert::render::{length, line};
+use crate::policy::Zone;
 use crate::text::{count, counted, size};
 
 /// The longest text of a cell, in characters.
@@ -51,6 +51,12 @@ pub enum Block {
     },
 }
 
+impl Block {
+    fn has_rows(&self) -> bool {
+        matches!(self, Block::Table { rows, .. } if !rows.is_empty())
+    }
+}
+
 /// A row of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -63,14 +69,15 @@ pub struct Row {
 /// The words of a language, and the zone of its times.
 struct Writer {
     language: Language,
-    zone: TimeZone,
+    zone: Zone,
     now: Timestamp,
 }
 
 /// A report in words.
 pub fn page(report: &Report, language: Language) -> Page {
     let period = report.period();
-    let zone = TimeZone::get(&period.timezone).unwrap_or(TimeZone::UTC);
+    // A zone that only another version knows: the times are in UTC, and say so.
+    let zone = period.timezone.parse().unwrap_or_default();
     let writer = |now| Writer { language, zone, now };
     match report {
         Report::Daily(fleet) | Report::Weekly(fleet) => {
@@ -111,12 +118,12 @@ impl Writer {
     }
 
     fn moment(&self, at: Timestamp) -> String {
-        at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M").to_string()
+        at.to_zoned(self.zone.time_zone().clone()).strftime("%Y-%m-%d %H:%M").to_string()
     }
 
     fn period(&self, period: &Period) -> Block {
         let (from, until) = (self.moment(period.from), self.moment(period.until));
-        let zone = cell(&period.timezone);
+        let zone = self.zone.as_str();
         Block::Text(match self.language {
             Language::English => format!("{from} to {until}, {zone}"),
             Language::Chinese => format!("{from} 至 {until}（{zone}）"),
@@ -138,35 +145,27 @@ impl Writer {
 
     fn fleet_page(&self, kind: ReportKind, report: &FleetReport) -> Page {
         let mut blocks = vec![self.period(&report.period)];
-        if !report.problems.is_empty() {
-            blocks.push(self.heading("Problems", "问题"));
-            blocks.push(Block::Tasks(report.problems.iter().map(|problem| self.problem(problem)).collect()));
-            blocks.extend(self.left_out(report.problems_left_out));
-        }
-        if !report.incidents.is_empty() {
-            blocks.push(self.heading("Incidents", "事件"));
-            blocks.push(self.incidents(report));
-            blocks.extend(self.left_out(report.incidents_left_out));
-        }
-        if !report.sources.is_empty() {
-            blocks.push(self.heading("Objectives: actual, and what is promised", "目标：实际值与承诺值"));
-            blocks.push(self.objectives(&report.sources));
-            blocks.extend(self.left_out(report.sources_left_out));
-            blocks.push(self.heading("Runs and sizes", "运行与大小"));
-            blocks.push(self.activity(&report.sources));
-            blocks.extend(self.left_out(report.sources_left_out));
-        }
-        let trends = self.trends(&report.sources);
-        if let Block::Table { rows, .. } = &trends
-            && !rows.is_empty()
-        {
-            blocks.push(self.heading("Tables that changed most", "行数变化最大的表"));
-            blocks.push(trends);
-        }
-        if !report.repositories.is_empty() {
-            blocks.push(self.heading("Storage", "存储"));
-            blocks.push(self.repositories(&report.repositories));
-        }
+        let mut list = |heading: Block, named: Option<Block>, left_out: u64| {
+            if named.is_some() || left_out > 0 {
+                blocks.push(heading);
+                blocks.extend(named);
+                blocks.extend(self.left_out(left_out));
+            }
+        };
+        let problems = || Block::Tasks(report.problems.iter().map(|problem| self.problem(problem)).collect());
+        let problems = (!report.problems.is_empty()).then(problems);
+        list(self.heading("Problems", "问题"), problems, report.problems_left_out);
+        let table = |table: Block| Some(table).filter(Block::has_rows);
+        let incidents = table(self.incidents(report));
+        list(self.heading("Incidents", "事件"), incidents, report.incidents_left_out);
+        let heading = self.heading("Objectives: actual, and what is promised", "目标：实际值与承诺值");
+        list(heading, table(self.objectives(&report.sources)), report.sources_left_out);
+        let heading = self.heading("Runs and sizes", "运行与大小");
+        list(heading, table(self.activity(&report.sources)), report.sources_left_out);
+        let trends = table(self.trends(&report.sources));
+        list(self.heading("Tables that changed most", "行数变化最大的表"), trends, 0);
+        let repositories = table(self.repositories(&report.repositories));
+        list(self.heading("Storage", "存储"), repositories, report.repositories_left_out);
         Page {
             title: self.title(kind, &report.environment),
             state: report.verdict.state,

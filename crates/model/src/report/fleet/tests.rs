@@ -1,5 +1,6 @@
 use super::*;
 use crate::manifest::{DatabaseManifest, TableManifest};
+use crate::report::Report;
 use crate::report::page::{Block, Row, page};
 use crate::report::storage::{SizeHistory, SizeSample, forecast};
 
@@ -53,6 +54,80 @@ fn report(sources: Vec<SourceInput>, change: impl FnOnce(&mut Input)) -> FleetRe
     input.tally.counts = RunCounts { ended: 266, succeeded: 266, ..RunCounts::default() };
     change(&mut input);
     build(input)
+}
+
+#[test]
+fn however_long_names_and_errors_are_a_report_stays_small_enough_to_be_sent() {
+    // As many sources, problems and incidents as are named, every name as bad as it can be.
+    let long = "表\"\u{1}".repeat(1 << 16);
+    let sources: Vec<SourceInput> = (0..300)
+        .map(|number| SourceInput { problem: long.clone(), ..input(&format!("s{number}"), "at_risk") })
+        .collect();
+    let report = report(sources, |input| {
+        for source in &mut input.sources {
+            let table = long.clone();
+            let trend = TableTrend { database: long.clone(), table, rows_before: None, rows: Some(1) };
+            source.tables = vec![trend; TABLES_MAX];
+        }
+        let problem = Problem {
+            object_kind: "source".to_owned(),
+            object: "s".to_owned(),
+            problem: long.clone(),
+            next: Some(long.clone()),
+        };
+        input.problems = vec![problem; 300];
+        let incident = Incident {
+            alert: 1,
+            object_kind: "source".to_owned(),
+            object: "s".to_owned(),
+            rule: "source-down".to_owned(),
+            severity: "critical".to_owned(),
+            summary: Words::same(long.clone()),
+            since_at: now(),
+            recovered_at: None,
+            duration_seconds: 1,
+            acknowledged_by: None,
+        };
+        input.incidents = vec![incident; 300];
+    });
+    let table = &report.sources[0].tables[0].table;
+    assert_eq!((table.chars().count(), table.ends_with('…')), (300, true));
+    let whole = Report::Weekly(Box::new(report));
+    let bytes = |report: &Report| serde_json::to_vec(report).unwrap().len();
+    assert!(bytes(&whole) < 4 << 20, "{} bytes", bytes(&whole));
+
+    let short = whole.clone().without_lists();
+    assert!(bytes(&short) < 4096, "{} bytes", bytes(&short));
+    assert_eq!(short.verdict(), whole.verdict());
+    let said = |report: &Report| {
+        let page = page(report, Language::English);
+        let texts = page.blocks.into_iter().filter_map(|block| match block {
+            Block::Heading(text) | Block::Text(text) => Some(text),
+            _ => None,
+        });
+        (page.verdict, texts.collect::<Vec<_>>())
+    };
+    assert_eq!(said(&short).0, said(&whole).0);
+    let expected = [
+        "2026-06-01 06:00 to 2026-06-08 06:00, UTC",
+        "Problems",
+        "and 300 more",
+        "Incidents",
+        "and 300 more",
+        "Objectives: actual, and what is promised",
+        "and 300 more",
+        "Runs and sizes",
+        "and 300 more",
+    ];
+    assert_eq!(said(&short).1, expected);
+}
+
+#[test]
+fn the_times_of_a_zone_that_is_not_known_are_in_utc_and_say_so() {
+    let mut report = report(Vec::new(), |_| {});
+    report.period.timezone = "Mars/Olympus".to_owned();
+    let page = page(&Report::Weekly(Box::new(report)), Language::English);
+    assert_eq!(page.blocks[0], Block::Text("2026-06-01 06:00 to 2026-06-08 06:00, UTC".to_owned()));
 }
 
 #[test]
