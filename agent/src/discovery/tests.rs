@@ -91,9 +91,16 @@ fn servers_files_and_folders_are_seen_once_and_links_lead_nowhere() {
         ]
     );
     assert_eq!(seen.unseen, Vec::<String>::new());
-    // A folder that is itself a link is not entered.
-    let linked = look_within(&allowing(&[&srv.join("link")]), &host.path().join("proc"), &limits(1000));
-    assert!(!described(&linked, host.path()).iter().any(|line| line.contains("hidden")), "{linked:?}");
+    // What is itself a link is not entered, and that is said.
+    for link in ["link", "app/linked.db", "app/shop.db/x"].map(|name| srv.join(name)) {
+        let linked = look_within(&allowing(&[&link]), &host.path().join("proc"), &limits(1000));
+        assert!(!described(&linked, host.path()).iter().any(|line| line.contains("hidden")), "{linked:?}");
+        let why = match link.ends_with("x") {
+            false => "it is a link, name what it leads to",
+            true => "Not a directory (os error 20)",
+        };
+        assert_eq!(linked.unseen, [format!("{}: {why}", link.display())]);
+    }
     let file = look_within(&allowing(&[&srv.join("app/shop.db")]), &host.path().join("proc"), &limits(1000));
     assert!(described(&file, host.path()).contains(&"sqlite srv/app/shop.db".to_owned()), "{file:?}");
 }

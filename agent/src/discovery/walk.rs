@@ -81,10 +81,17 @@ impl<'a> Walk<'a> {
                 Ok(stat) => self.enter(&folder, path, stat.st_dev, 0),
                 Err(error) => self.unseen.push(format!("{}: {error}", path.display())),
             },
-            Err(Errno::NOTDIR) => {
+            // A link, or no folder.
+            Err(Errno::NOTDIR | Errno::LOOP) => {
                 let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
-                if let Ok(parent_folder) = openat(CWD, parent, FOLDER, Mode::empty()) {
-                    self.file(&parent_folder, parent, name.as_bytes());
+                let opened = openat(CWD, parent, FOLDER, Mode::empty());
+                match opened.and_then(|folder| Ok((is_link(&folder, name.as_bytes())?, folder))) {
+                    Ok((true, _)) => {
+                        let why = "it is a link, name what it leads to";
+                        self.unseen.push(format!("{}: {why}", path.display()));
+                    }
+                    Ok((false, folder)) => self.file(&folder, parent, name.as_bytes()),
+                    Err(error) => self.unseen.push(format!("{}: {error}", path.display())),
                 }
             }
             Err(error) => self.unseen.push(format!("{}: {error}", path.display())),
@@ -213,6 +220,11 @@ impl<'a> Walk<'a> {
             None => self.strange_names += 1,
         }
     }
+}
+
+fn is_link(folder: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
+    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 /// A path that can be written into a message.
