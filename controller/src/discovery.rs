@@ -40,8 +40,12 @@ struct Seen {
 impl DiscoveryBook {
     /// How many databases were found, and how many of them nobody protects.
     pub fn unprotected(&self, fleet: &Fleet) -> Unprotected {
-        let agents = self.agents.lock();
-        unprotected(fleet, agents.iter().filter_map(|(name, seen)| Some((name, seen.discovery.as_deref()?))))
+        // Nobody waits for the count.
+        let agents: Vec<(AgentName, Arc<Discovery>)> = {
+            let agents = self.agents.lock();
+            agents.iter().filter_map(|(name, seen)| Some((name.clone(), seen.discovery.clone()?))).collect()
+        };
+        unprotected(fleet, agents.iter().map(|(name, discovery)| (name, discovery.as_ref())))
     }
 
     /// An agent is gone for good.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use holdfast_model::Failure;
-use holdfast_model::discovery::{Definitions, Discovery, cover};
+use holdfast_model::discovery::{Covers, Definitions, Discovery};
 use holdfast_model::ids::{AgentName, PolicyName};
 use holdfast_proto::convert::parse_optional;
 use holdfast_proto::v1;
@@ -67,7 +67,7 @@ fn describe(
     // Where there is one policy only, it is the one that is meant.
     let only = fleet.policies.keys().next().filter(|_| fleet.policies.len() == 1).cloned();
     let policy = policy.or(only);
-    let mut definitions = Definitions::new(fleet);
+    let (covers, mut definitions) = (Covers::new(fleet), Definitions::new(fleet));
     for (agent, discovery) in seen {
         response.unseen.extend(discovery.unseen.iter().map(|line| format!("{agent}: {line}")));
         for found in &discovery.found {
@@ -75,7 +75,7 @@ fn describe(
                 response.unseen.push(format!("what comes after {DATABASES_MAX} databases"));
                 return;
             }
-            let cover = cover(fleet, agent, found);
+            let cover = covers.of(agent, found);
             let definition = match &cover {
                 None => definitions.line(agent, found, policy.as_ref()).unwrap_or_default(),
                 Some(_) => String::new(),

@@ -106,12 +106,33 @@ pub struct Cover {
     pub policy: Option<PolicyName>,
 }
 
-/// The source that covers what was found on the host of an agent; one that is under a policy, when there are several.
-pub fn cover(fleet: &Fleet, agent: &AgentName, found: &Found) -> Option<Cover> {
-    let here = fleet.sources.iter().filter(|(_, source)| source.agent == *agent);
-    let covering = here.filter(|(_, source)| covers(fleet, source, found));
-    let best = covering.min_by_key(|(name, source)| (source.policy.is_none(), (*name).clone()));
-    best.map(|(name, source)| Cover { source: name.clone(), policy: source.policy.clone() })
+/// Finds the sources that cover databases: of many databases, each is compared with the sources of its host only.
+pub struct Covers<'a> {
+    fleet: &'a Fleet,
+    by_agent: BTreeMap<&'a AgentName, Vec<(&'a SourceName, &'a Source)>>,
+}
+
+impl<'a> Covers<'a> {
+    /// By the sources of a fleet.
+    pub fn new(fleet: &'a Fleet) -> Self {
+        let mut by_agent: BTreeMap<&AgentName, Vec<(&SourceName, &Source)>> = BTreeMap::new();
+        for (name, source) in &fleet.sources {
+            by_agent.entry(&source.agent).or_default().push((name, source));
+        }
+        Self { fleet, by_agent }
+    }
+
+    /// The sources of the host of an agent.
+    fn here(&self, agent: &AgentName) -> &[(&'a SourceName, &'a Source)] {
+        self.by_agent.get(agent).map_or(&[], Vec::as_slice)
+    }
+
+    /// The source that covers what was found on the host of an agent; one that is under a policy, when there are several.
+    pub fn of(&self, agent: &AgentName, found: &Found) -> Option<Cover> {
+        let covering = self.here(agent).iter().filter(|(_, source)| covers(self.fleet, source, found));
+        let (name, source) = covering.min_by_key(|(name, source)| (source.policy.is_none(), *name))?;
+        Some(Cover { source: (*name).clone(), policy: source.policy.clone() })
+    }
 }
 
 fn covers(fleet: &Fleet, source: &Source, found: &Found) -> bool {
@@ -227,10 +248,11 @@ pub fn unprotected<'a>(
     seen: impl IntoIterator<Item = (&'a AgentName, &'a Discovery)>,
 ) -> Unprotected {
     let mut numbers = Unprotected::default();
+    let covers = Covers::new(fleet);
     for (agent, discovery) in seen {
         for found in &discovery.found {
             numbers.found += 1;
-            let is_covered = cover(fleet, agent, found).is_some_and(|cover| cover.policy.is_some());
+            let is_covered = covers.of(agent, found).is_some_and(|cover| cover.policy.is_some());
             numbers.unprotected += usize::from(!is_covered);
         }
     }
@@ -294,7 +316,8 @@ mod tests {
   tree: { engine: files, agent: a1, policy: p, paths: [/srv/tree] }
 ",
         );
-        let covered = |found: &Found| cover(&fleet, &a1(), found).map(|cover| cover.source.to_string());
+        let covers = Covers::new(&fleet);
+        let covered = |found: &Found| covers.of(&a1(), found).map(|cover| cover.source.to_string());
         assert_eq!(covered(&server(Some(5438), None)).as_deref(), Some("pg"));
         assert_eq!(covered(&server(Some(5440), Some("/run/pg/.s.PGSQL.5440"))).as_deref(), Some("sock"));
         assert_eq!(covered(&server(None, Some("/run/pg/.s.PGSQL.5440"))).as_deref(), Some("sock"));
@@ -309,7 +332,7 @@ mod tests {
         };
         assert_eq!(covered(&database("shop")).as_deref(), Some("pg"));
         assert_eq!(covered(&database("payroll")), None);
-        assert_eq!(cover(&fleet, &"a2".parse().unwrap(), &file("/srv/app.db")), None, "another host");
+        assert_eq!(covers.of(&"a2".parse().unwrap(), &file("/srv/app.db")), None, "another host");
         let redis =
             Found { kind: DatabaseKind::Redis, place: Place::Server { port: Some(5438), socket: None } };
         assert_eq!(covered(&redis), None);
@@ -318,6 +341,24 @@ mod tests {
         // The source of the first is under no policy.
         let numbers = unprotected(&fleet, [(&a1(), &seen)]);
         assert_eq!(numbers, Unprotected { found: 3, unprotected: 2 });
+    }
+
+    #[test]
+    fn what_was_found_is_compared_with_the_sources_of_its_host_only() {
+        let mut sources = String::new();
+        for number in 0..300 {
+            sources.push_str(&format!(
+                "  s{number}: {{ engine: sqlite, agent: a{}, policy: p, path: /srv/{number}.db }}\n",
+                number % 100
+            ));
+        }
+        let fleet = fleet(&sources);
+        let covers = Covers::new(&fleet);
+        let here: Vec<&str> = covers.here(&a1()).iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(here, ["s1", "s101", "s201"]);
+        assert_eq!(covers.of(&a1(), &file("/srv/101.db")).unwrap().source.as_str(), "s101");
+        assert_eq!(covers.of(&a1(), &file("/srv/102.db")), None);
+        assert!(covers.here(&"none".parse().unwrap()).is_empty());
     }
 
     #[test]
