@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::signal::unix::Signal;
+use tokio::sync::Notify;
 
 use crate::config::{ControllerConfig, FleetConfig, LimitsConfig, TelemetryConfig};
 use crate::core::Core;
@@ -20,6 +21,7 @@ use crate::core::Core;
 pub struct InForce {
     current: ArcSwap<ControllerConfig>,
     standing: Mutex<Option<Standing>>,
+    changed: Notify,
 }
 
 /// What came of reading the file anew.
@@ -34,7 +36,12 @@ pub struct Standing {
 impl InForce {
     /// As it was at the start.
     pub fn new(config: ControllerConfig) -> Self {
-        Self { current: ArcSwap::from_pointee(config), standing: Mutex::default() }
+        Self { current: ArcSwap::from_pointee(config), standing: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Completes when the file is read anew. Create it before looking at the configuration, so that nothing is missed.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        self.changed.notified()
     }
 
     /// As it is now.
@@ -93,6 +100,7 @@ fn take_over(core: &Core, wanted: &ControllerConfig) -> Result<Vec<String>, Fail
     core.notifier.configure(next.notifications.clone());
     let waiting = different(&next, wanted);
     core.config.current.store(Arc::new(next));
+    core.config.changed.notify_waiters();
     Ok(waiting)
 }
 

@@ -89,22 +89,25 @@ pub struct LastCopy {
 /// Runs until the controller stops.
 pub async fn run(core: Arc<Core>) {
     let stop = core.tasks.token().clone();
-    let (mut copied, mut copied_at): (Option<Sequence>, _) = (None, core.clock.monotonic());
+    let (mut copied, mut copied_at): (Option<(RepositoryName, Sequence)>, _) = (None, core.clock.monotonic());
+    let mut configured = core.config.changed();
     let mut wait = core.config.get().self_backup.every();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            () = configured => {}
             () = core.clock.sleep(wait) => {}
         }
+        configured = core.config.changed();
         wait = core.config.get().self_backup.every();
         let Ok(Some(repository)) = destination(&core) else { continue };
         let age = core.clock.monotonic().saturating_duration_since(copied_at);
-        if copied == Some(core.records.store().sequence()) && age < AT_LEAST_EVERY {
+        if copied == Some((repository.clone(), core.records.store().sequence())) && age < AT_LEAST_EVERY {
             continue;
         }
         match copy(&core, &repository).await {
             Ok(sequence) => {
-                copied = Some(sequence);
+                copied = Some((repository, sequence));
                 copied_at = core.clock.monotonic();
             }
             Err(failure) => {
@@ -254,5 +257,71 @@ impl Tree<'_> {
     ) -> Result<(), holdfast_repository::RepositoryError> {
         let metadata = NodeMetadata::plain(node_type, mode, self.time);
         self.writer.add(WriteEntry { path: path.as_bytes().to_vec(), metadata, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::fleet::FleetFile;
+    use holdfast_model::units::Span;
+    use holdfast_runtime::{ManualClock, OnEnd};
+
+    use super::*;
+    use crate::fleet_changes::{self, Authorship, Confirmed};
+    use crate::{Controller, ControllerConfig, reload};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn where_copies_go_and_how_often_changes_with_the_configuration_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        guarded_key(&key);
+        let mut config = ControllerConfig::new(folder.path().join("controller"));
+        config.self_backup.every = Span::from_hours(24);
+        // No time passes: what happens is because of the configuration.
+        let clock = ManualClock::at("2026-06-01T12:00:00Z".parse().unwrap());
+        let controller = Controller::assemble(&config, &clock.shared()).await.unwrap();
+        let core = &controller.core;
+        let mut text = "api: holdfast/v1\nrepositories:\n".to_owned();
+        for name in ["one", "two"] {
+            let place = folder.path().join(name);
+            let (place, key) = (place.display(), key.display());
+            text.push_str(&format!(
+                "  {name}: {{ url: \"file://{place}\", encryption: {{ key: {{ file: {key} }} }} }}\n"
+            ));
+        }
+        let files = [FleetFile { name: "fleet.yaml".to_owned(), text }];
+        let authorship = Authorship { owner: None, prune: false, take_over: false };
+        let plan = fleet_changes::plan(&core.definitions.current(), &files, &authorship).unwrap();
+        let confirmed = Confirmed::default();
+        fleet_changes::apply(core, "test", &plan, &authorship, &confirmed, |batch, _| batch).await.unwrap();
+        for name in ["one", "two"].map(|name| name.parse().unwrap()) {
+            let spec = core.definitions.repository(&name).unwrap();
+            core.repositories.init(&name, &spec).await.unwrap();
+        }
+
+        let running = core.tasks.spawn("self-backup", OnEnd::Isolated, run(core.clone()));
+        for name in ["one", "two"] {
+            config.self_backup.to = Some(name.parse().unwrap());
+            let copied = async {
+                loop {
+                    // It may be about to wait: then it hears of the next.
+                    reload::reload(core, Ok(config.clone()));
+                    let last = last_copy(core).await.unwrap();
+                    if last.is_some_and(|last| last.repository.as_str() == name) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), copied).await.expect("a copy in time");
+        }
+        drop(running);
+        controller.close().await.unwrap();
+    }
+
+    fn guarded_key(path: &std::path::Path) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, "a key of the test").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! The fleet as files: owners, a watched folder, defaults written out, and a folder to begin with.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use holdfast_model::fleet::{FleetFile, read_fleet};
@@ -143,6 +144,22 @@ async fn a_watched_folder_is_followed_but_for_what_loses_protection() {
     .await;
     assert!(broken.message.contains("policies/gold.yaml:3:11: unknown key `retension`"), "{broken:?}");
     assert!(declared(&fleet).await[0].spec_json.contains("\"daily\":3"), "the last good state stays");
+
+    // Whoever may write a folder may put files into it.
+    let inner = folder.join("policies");
+    std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let open = until_async("the doctor to name the open folder", PATIENCE, async || {
+        doctor(&fleet).await.filter(|finding| finding.remedy.starts_with("chmod"))
+    })
+    .await;
+    assert!(open.message.contains("everybody may write it (mode 0777)"), "{open:?}");
+    assert_eq!(open.remedy, format!("chmod o-w {}", inner.display()));
+    write(&file, &policy("gold", 60));
+    std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o755)).unwrap();
+    until_async("the folder to be followed again", PATIENCE, async || {
+        declared(&fleet).await.pop().filter(|gold| gold.spec_json.contains("60"))
+    })
+    .await;
     fleet.stop().await;
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use holdfast_model::ErrorCode;
 use holdfast_model::text::shell_word;
+use rustix::fs::StatVfsMountFlags;
 
 use crate::HostError;
 
@@ -62,6 +63,23 @@ pub fn read_text(path: &Path, guard: Guard, limit: usize) -> Result<String, Host
     }
     let not_text = "it is not UTF-8 text; save it as UTF-8";
     String::from_utf8(bytes).map_err(|_| failed().caused_by(not_text))
+}
+
+/// That not everybody may write a folder: they could put files into it, and others in the place of those that are there.
+///
+/// # Errors
+/// `HF-1002` with the reason, and a command where one helps.
+pub fn check_folder(path: &Path) -> Result<(), HostError> {
+    let failed = || HostError::new(ErrorCode::FileInvalid, format!("{} cannot be read", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| failed().caused_by(error))?;
+    // What is mounted so that it can only be read has its mode from whoever fills it.
+    let is_read_only =
+        rustix::fs::statvfs(path).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY));
+    if is_read_only {
+        return Ok(());
+    }
+    check(Guard::Shared, path, metadata.mode() & 0o7777, metadata.uid())
+        .map_err(|refused| refused.fix.into_iter().fold(failed().caused_by(refused.why), HostError::then))
 }
 
 /// The bytes of a file, one more than `limit` at most.
@@ -144,6 +162,27 @@ mod tests {
             let path = file(folder.path(), b"api: holdfast/v1\n", mode);
             assert_eq!(read_text(&path, Guard::Configuration, 64).unwrap(), "api: holdfast/v1\n");
         }
+    }
+
+    #[test]
+    fn a_folder_that_everybody_may_write_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |mode: u32| {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            check_folder(folder.path())
+        };
+        for mode in [0o777, 0o1777, 0o702] {
+            let failure = Failure::from(set(mode).unwrap_err());
+            assert_eq!(failure.code, ErrorCode::FileInvalid);
+            assert_eq!(failure.message, format!("{} cannot be read", folder.path().display()));
+            assert_eq!(failure.why, [format!("everybody may write it (mode {mode:04o})")]);
+            assert_eq!(failure.next, [format!("chmod o-w {}", folder.path().display())]);
+        }
+        for mode in [0o700, 0o755, 0o2775] {
+            set(mode).unwrap();
+        }
+        let missing = Failure::from(check_folder(&folder.path().join("missing")).unwrap_err());
+        assert_eq!(missing.why, ["No such file or directory (os error 2)"]);
     }
 
     #[test]
