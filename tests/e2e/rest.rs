@@ -247,11 +247,22 @@ async fn tls_is_the_controllers_and_metrics_are_as_prometheus_reads_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_configuration_is_shown_without_where_its_secrets_are() {
     let fleet = fleet_with_source().await;
+    let channels = "notifications:
+  channels:
+    ding: { type: dingtalk, webhook: { file: /run/canary-place }, secret: { env: CANARY_PLACE } }
+    hook: { type: webhook, url: \"https://example.com/hook\", signing_key: { command: [canary-place, read] } }
+";
+    fleet.apply(channels).await.unwrap();
     let answer = fleet.rest().get("/api/v1/config");
     let shown = answer.items().remove(0);
     assert_eq!(shown["fleet"]["repositories"]["main"]["encryption"]["key"], json!({ "file": "***" }));
     assert_eq!(shown["fleet"]["sources"]["tree"]["engine"], "files");
     assert_eq!(shown["controller"]["limits"]["lease_seconds"], 30);
+    let channels = &shown["fleet"]["channels"];
+    assert_eq!(channels["ding"]["webhook"], json!({ "file": "***" }), "{channels}");
+    assert_eq!(channels["hook"]["signing_key"], json!({ "command": "***" }), "{channels}");
+    assert_eq!(channels["hook"]["url"], "https://example.com/hook");
+    assert!(!answer.body.to_lowercase().replace('_', "-").contains("canary-place"), "{}", answer.body);
     assert!(!answer.body.contains("password"), "{}", answer.body);
     fleet.stop().await;
 }

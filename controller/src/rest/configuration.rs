@@ -10,6 +10,9 @@ use super::views::ConfigView;
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
+/// The ways to say where a secret is: what is said so is a reference, under whatever key.
+const REFERENCES: &[&str] = &["env", "file", "command", "credential"];
+
 /// The keys under which a definition holds a secret, always as a reference.
 const SECRETS: &[&str] = &["key", "access_key", "secret_key", "password", "token", "secret", "session_token"];
 
@@ -28,6 +31,9 @@ pub(super) async fn show(call: Call) -> Result<Reply, Failure> {
 /// to go. The kind of reference stays.
 fn mask(value: &mut Value) {
     match value {
+        Value::Object(map) if map.len() == 1 && map.keys().all(|key| REFERENCES.contains(&key.as_str())) => {
+            map.values_mut().for_each(|place| *place = MASK.into());
+        }
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
                 if !SECRETS.contains(&key.as_str()) {
@@ -69,12 +75,16 @@ mod tests {
             "url": "https://user:pass@host/x@y", "plain": "https://host/x@y",
             "encryption": { "key": { "command": ["vault", "read"] } },
             "credentials": [{ "access_key": { "env": "KEY" }, "secret_key": "inline", "token": null }],
+            "webhook": { "env": "URL" }, "signing_key": { "credential": "hook" },
+            "command": { "command": ["dump"], "file": "x" },
         });
         mask(&mut value);
         let expected = json!({
             "url": "https://***@host/x@y", "plain": "https://host/x@y",
             "encryption": { "key": { "command": "***" } },
             "credentials": [{ "access_key": { "env": "***" }, "secret_key": "***", "token": null }],
+            "webhook": { "env": "***" }, "signing_key": { "credential": "***" },
+            "command": { "command": ["dump"], "file": "x" },
         });
         assert_eq!(value, expected);
     }
