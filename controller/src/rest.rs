@@ -34,7 +34,7 @@ use holdfast_runtime::telemetry::adopt_trace_context;
 use holdfast_runtime::tls::ConnectionInfo;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
@@ -100,13 +100,15 @@ impl Site {
         response
     }
 
-    async fn admit(self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-        let _place = self.rest.requests.try_acquire().map_err(|_| {
+    async fn admit(self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let place = self.rest.requests.clone().try_acquire_owned().map_err(|_| {
             Refusal::from(Failure::new(
                 ErrorCode::QueueFull,
                 format!("{REQUESTS_MAX} requests are being answered already"),
             ))
         })?;
+        let place = Place(Arc::new(place));
+        request.extensions_mut().insert(place.clone());
         self.rest.check_host(&request)?;
         self.rest.check_origin(&request)?;
         match self.router.oneshot(request).await {
@@ -116,12 +118,17 @@ impl Site {
     }
 }
 
+/// A place among the requests that are answered. It is taken for as long as somebody waits for the answer or works on it,
+/// whichever is longer.
+#[derive(Clone)]
+struct Place(#[expect(dead_code, reason = "it is given back when it is dropped")] Arc<OwnedSemaphorePermit>);
+
 /// What the routes share.
 pub(crate) struct Rest {
     core: Arc<Core>,
     scheme: &'static str,
     names: BTreeSet<String>,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
@@ -133,7 +140,7 @@ impl Rest {
             core,
             scheme: if with_tls { "https" } else { "http" },
             names,
-            requests: Semaphore::new(REQUESTS_MAX),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
@@ -282,13 +289,18 @@ async fn answer_route(
         if parameters.iter().any(String::is_empty) {
             return Err(nothing().into());
         }
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let place = parts.extensions.remove::<Place>();
         let body = read_body(route, &parts.method, &parts.headers, body).await?;
         let query = Query::read(&parts.uri, route.query)?;
         let span = tracing::info_span!("call", path = route.path, caller = caller.actor());
         adopt_trace_context(&span, &parts.headers);
         let call = Call { rest: rest.clone(), caller, parameters, query, headers: parts.headers, body };
         let handled = (route.handle)(call).instrument(span);
+        let handled = async move {
+            let _place = place;
+            handled.await
+        };
         let joined = rest.core.tasks.spawn("rest call", OnEnd::Isolated, handled).join().await;
         joined.map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?
     };
@@ -340,7 +352,57 @@ async fn read_body(
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+    use holdfast_runtime::SystemClock;
+
     use super::*;
+    use crate::access::Role;
+    use crate::pki::token::OperatorToken;
+    use crate::records::Batch;
+    use crate::store::{Expect, Kind};
+    use crate::{Controller, ControllerConfig};
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_keeps_its_place_until_it_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = ControllerConfig::new(folder.path());
+        let controller = Controller::assemble(&config, &SystemClock::shared()).await.unwrap();
+        let core = &controller.core;
+        let life = Duration::from_secs(3600);
+        let (token, record) = OperatorToken::make("t", Role::Viewer, core.clock.now(), life);
+        let batch = Batch::new("test", "token.create", "token/t");
+        let batch = batch.put(Kind::OperatorToken, token.id(), &record, Expect::Absent);
+        core.records.commit(batch).await.unwrap();
+        let site = Site::new(core.clone(), &config);
+        let answer = || {
+            let request = Request::builder()
+                .uri("https://localhost/api/v1/alerts")
+                .header("host", "localhost")
+                .header("authorization", format!("Bearer {}", token.expose()));
+            let mut request = request.body(Body::empty()).unwrap();
+            let (local, remote) = (([127, 0, 0, 1], 443).into(), ([127, 0, 0, 1], 1024).into());
+            let peer_certificates = Vec::new().into();
+            request.extensions_mut().insert(ConnectionInfo { remote, local, peer_certificates });
+            site.clone().answer(request)
+        };
+        assert_eq!(answer().await.status(), StatusCode::OK);
+        // While this is held, no list of alerts is answered.
+        let held = core.alerts.change().await;
+        let mut refused = None;
+        for _ in 0..100 {
+            let impatient = (0..32).map(|_| tokio::time::timeout(Duration::from_millis(200), answer()));
+            refused = join_all(impatient).await.into_iter().flatten().next();
+            if refused.is_some() {
+                break;
+            }
+        }
+        assert_eq!(refused.map(|answer| answer.status()), Some(StatusCode::SERVICE_UNAVAILABLE));
+        drop(held);
+        let free = site.rest.requests.acquire_many(REQUESTS_MAX as u32).await.unwrap();
+        drop(free);
+        assert_eq!(answer().await.status(), StatusCode::OK);
+        controller.close().await.unwrap();
+    }
 
     #[test]
     fn a_request_names_one_host_whatever_the_version_of_http() {
