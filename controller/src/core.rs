@@ -27,6 +27,7 @@ use crate::notify::liveness::Liveness;
 use crate::notify::outbox::Outbox;
 use crate::pki::Authority;
 use crate::records::Records;
+use crate::refusals::RefusalBook;
 use crate::reload::InForce;
 use crate::repositories::{OpenRepository, Repositories};
 use crate::run_lifecycle::{RunLifecycle, retry};
@@ -107,6 +108,8 @@ pub struct Core {
     pub discovery: DiscoveryBook,
     /// How the folder that declares the fleet stands.
     pub fleet_folder: FolderState,
+    /// Who was refused a call lately.
+    pub refusals: RefusalBook,
 }
 
 impl Core {

@@ -5,7 +5,7 @@
 //! | part | module |
 //! |---|---|
 //! | what everybody shares | [`core`] |
-//! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`]; [`rest`] on [`http_server`] |
+//! | the calls | [`api`], behind the gate of [`server`] and the table of [`access`], [`refusals`]; [`rest`] on [`http_server`] |
 //! | what is declared | [`definitions`], [`fleet_changes`], [`fleet_folder`] |
 //! | durable state | [`store`], [`records`], [`agents`], [`run_logs`] |
 //! | schedules | [`schedules`], [`scheduler`] |
@@ -55,6 +55,7 @@ pub mod prune_schedule;
 pub mod reaper;
 pub mod records;
 pub mod recover;
+pub mod refusals;
 pub mod reload;
 pub mod reports;
 pub mod repositories;
@@ -113,6 +114,7 @@ use crate::notify::outbox::Outbox;
 use crate::pki::token::OperatorToken;
 use crate::pki::{Authority, PkiError};
 use crate::records::{Batch, Records, store_failure};
+use crate::refusals::RefusalBook;
 use crate::reload::InForce;
 use crate::repositories::Repositories;
 use crate::rest::Site;
@@ -375,6 +377,7 @@ async fn build(
         health: HealthBook::default(),
         discovery: discovery::DiscoveryBook::default(),
         fleet_folder: FolderState::default(),
+        refusals: RefusalBook::default(),
     })
 }
 

@@ -41,6 +41,7 @@ use tracing::Instrument as _;
 use crate::access;
 use crate::config::ControllerConfig;
 use crate::core::Core;
+use crate::refusals;
 use crate::rest::reply::{Refusal, Reply};
 use crate::rest::request::{Call, Query};
 use crate::rest::routes::{ROUTES, Route, Verb};
@@ -285,7 +286,10 @@ async fn answer_route(
     let work = async {
         let credentials = Credentials::of(&request);
         let caller = credentials.caller(&rest.core).await?;
-        access::check(&route.key(), &caller)?;
+        if let Err(refused) = access::check(&route.key(), &caller) {
+            refusals::note(&rest.core, &caller, &route.key(), &refused).await;
+            return Err(refused.into());
+        }
         if parameters.iter().any(String::is_empty) {
             return Err(nothing().into());
         }

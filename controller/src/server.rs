@@ -51,6 +51,7 @@ use crate::core::Core;
 use crate::data_plane::DataPlane;
 use crate::pki::AgentIdentity;
 use crate::pki::token::{OperatorToken, TokenError};
+use crate::refusals;
 
 /// Bytes of one message, both ways.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -179,19 +180,25 @@ where
         let peer = request.extensions().get::<ConnectionInfo>();
         let certificate = peer.and_then(|info| info.peer_certificates.first().cloned());
         let token = request.headers().get(http::header::AUTHORIZATION).map(bearer);
+        let path = request.uri().path().to_owned();
         Box::pin(async move {
             let admitted = match identify(&core, certificate.as_ref(), token).await {
-                Ok(caller) => access::check(request.uri().path(), &caller).map(|()| caller),
+                Ok(caller) => match access::check(&path, &caller) {
+                    Ok(()) => Ok(caller),
+                    Err(failure) => {
+                        refusals::note(&core, &caller, &path, &failure).await;
+                        Err(failure)
+                    }
+                },
                 Err(failure) => Err(failure),
             };
             match admitted {
                 Err(failure) => {
-                    tracing::info!(path = request.uri().path(), %failure, "call refused");
+                    tracing::info!(path, %failure, "call refused");
                     Ok(to_status(&failure).into_http())
                 }
                 Ok(caller) => {
-                    let span =
-                        tracing::info_span!("call", path = request.uri().path(), caller = caller.actor());
+                    let span = tracing::info_span!("call", path, caller = caller.actor());
                     adopt_trace_context(&span, request.headers());
                     request.extensions_mut().insert(caller);
                     let call = async move { inner.call(request).await }.instrument(span);
