@@ -22,6 +22,7 @@ use holdfast_controller::access::Role;
 use holdfast_proto::status::from_status;
 use holdfast_proto::v1;
 use holdfast_tests::http::Answer;
+use holdfast_tests::wait::{PATIENCE, until_true};
 use holdfast_tests::{Fleet, HttpClient};
 use serde_json::{Value, json};
 
@@ -47,6 +48,10 @@ fn refused(answer: &Answer, status: u16, code: &str, message: &str) {
 fn state(fleet: &Fleet) -> Value {
     let rest = fleet.rest();
     let items = |path: &str| json!(rest.get(path).items());
+    // What is known of a storage is not known before it was looked at.
+    until_true("the repository to be looked at", PATIENCE, || {
+        rest.get("/api/v1/stats").items()[0]["repositories"][0]["up"] == true
+    });
     let stats = rest.get("/api/v1/stats").items().remove(0);
     assert!(fleet.controller().core().runs.active().is_empty());
     json!({
