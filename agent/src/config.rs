@@ -18,12 +18,14 @@ use serde::{Deserialize, Deserializer};
 use crate::address::ControllerAddress;
 use crate::allow_list::AllowList;
 
-mod environment;
 #[cfg(test)]
 mod tests;
 
 /// Where the configuration lies unless another file is named.
 pub const DEFAULT_PATH: &str = "/etc/holdfast/agent.yaml";
+
+/// Prefix of environment variables that override keys of the file, such as `HOLDFAST_AGENT__DATA_DIR`.
+const ENVIRONMENT_PREFIX: &str = "HOLDFAST_AGENT__";
 
 /// How long a hook may take unless its definition says otherwise.
 pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -143,14 +145,8 @@ impl AgentConfig {
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, FleetError> {
-        let mut document: AgentDocument = fleet::read_yaml(file, text)?;
-        let overrides = environment::overrides(variables);
-        if !overrides.is_empty() {
-            let mut tree: serde_json::Value = fleet::read_yaml(file, text)?;
-            for (variable, value) in &overrides {
-                document = environment::apply(&mut tree, variable, value)?;
-            }
-        }
+        let document: AgentDocument =
+            fleet::read_with_environment(file, text, ENVIRONMENT_PREFIX, variables)?;
         document.check().map_err(|message| invalid(file, message))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_host::guarded_file::{self, Guard};
-use holdfast_model::fleet::{API, FILE_BYTES_MAX, FleetError, read_yaml};
+use holdfast_model::fleet::{API, FILE_BYTES_MAX, FleetError, read_with_environment};
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::units::Span;
 use holdfast_model::{ErrorCode, Failure};
@@ -287,9 +287,8 @@ impl ControllerConfig {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Failure> {
         let as_failure = |error: FleetError| Failure::from(&error);
-        // The file alone first, so that its errors have their place in it.
-        let config: Self = read_yaml(file, text).map_err(as_failure)?;
-        let config = override_keys(config, ENVIRONMENT_PREFIX, environment)?;
+        let config: Self =
+            read_with_environment(file, text, ENVIRONMENT_PREFIX, environment).map_err(as_failure)?;
         if config.api != API {
             return Err(Failure::new(
                 ErrorCode::FileInvalid,
@@ -333,43 +332,6 @@ impl ControllerConfig {
     }
 }
 
-/// Replaces keys by environment variables: `PREFIX` + the path of the key in capitals, joined by `__`. Values are read
-/// as YAML, so that numbers and lists can be given.
-///
-/// # Errors
-/// `HF-1003` for a variable that names no key, `HF-1002` for a value that does not fit.
-fn override_keys<T: Serialize + serde::de::DeserializeOwned>(
-    config: T,
-    prefix: &str,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<T, Failure> {
-    let mut tree =
-        serde_json::to_value(&config).map_err(|error| Failure::from_error(ErrorCode::Internal, &error))?;
-    let mut names = Vec::new();
-    for (variable, value) in environment {
-        let Some(path) = variable.strip_prefix(prefix) else { continue };
-        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-        let value: serde_json::Value = read_yaml(&variable, &value).map_err(|error| Failure::from(&error))?;
-        let mut place = &mut tree;
-        for key in &keys {
-            if !place.is_object() {
-                *place = serde_json::Value::Object(serde_json::Map::new());
-            }
-            place = &mut place[key];
-        }
-        *place = value;
-        names.push(variable);
-    }
-    serde_json::from_value(tree).map_err(|error| {
-        let code = if error.to_string().contains("unknown field") {
-            ErrorCode::FileUnknownKey
-        } else {
-            ErrorCode::FileInvalid
-        };
-        Failure::new(code, format!("{}: {error}", names.join(", ")))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,7 +357,9 @@ mod tests {
         let failure = parse(FILE, &[("HOLDFAST_CONTROLLER__GRPC__LISTN", "x")]).unwrap_err();
         assert_eq!(failure.code, ErrorCode::FileUnknownKey);
         assert!(
-            failure.message.starts_with("HOLDFAST_CONTROLLER__GRPC__LISTN: unknown field `listn`"),
+            failure
+                .message
+                .starts_with("environment variable HOLDFAST_CONTROLLER__GRPC__LISTN: unknown field `listn`"),
             "{failure}"
         );
     }

@@ -18,9 +18,11 @@ use crate::repository_spec::RepositorySpec;
 use crate::source::{Source, SourceDocument};
 
 mod check;
+mod environment;
 mod position;
 mod yaml;
 
+pub use environment::read_with_environment;
 pub use position::locate;
 pub use yaml::read_yaml;
 

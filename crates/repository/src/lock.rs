@@ -23,6 +23,8 @@ use crate::storage::StorageErrorKind;
 pub const LOCK_STALE_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How often a holder refreshes its lock.
 pub const LOCK_REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How often locks are listed again since one that was listed is gone.
+const LISTINGS_MAX: usize = 10;
 /// How long to wait before looking for locks that were stored at the same moment.
 const LOCK_SETTLE: Duration = Duration::from_millis(200);
 
@@ -200,15 +202,24 @@ async fn refuse_conflicts(
     now: Timestamp,
     own: Option<&ObjectName>,
 ) -> Result<(), RepositoryError> {
-    let mut names = lock_names(repository).await?;
-    names.retain(|name| Some(name) != own);
     let is_ours = |lock: &LockJson| {
         (&lock.hostname, &lock.username, lock.pid) == (&owner.hostname, &owner.username, owner.pid)
     };
-    for name in names {
+    let mut listings = 1;
+    let mut names = lock_names(repository).await?;
+    while let Some(name) = names.pop() {
+        if Some(&name) == own {
+            continue;
+        }
         let json = match repository.load_unpacked(&name).await {
-            // Released since it was listed.
-            Err(RepositoryError::Storage(error)) if error.kind() == StorageErrorKind::NotFound => continue,
+            // Released since it was listed, or refreshed: restic stores the same lock under a new name first.
+            Err(RepositoryError::Storage(error))
+                if error.kind() == StorageErrorKind::NotFound && listings < LISTINGS_MAX =>
+            {
+                listings += 1;
+                names = lock_names(repository).await?;
+                continue;
+            }
             other => other?,
         };
         let lock: LockJson = serde_json::from_slice(&json)
@@ -240,4 +251,110 @@ fn process_exists(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
     // A process of another user answers with a refusal, and exists.
     !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures::{StreamExt as _, TryStreamExt as _};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::crypto::MasterKey;
+    use crate::storage::memory::MemoryStore;
+    use crate::storage::{ObjectList, ObjectStore, ObjectUpload, StorageError, StorageProbe};
+
+    /// A storage in which another program refreshes its lock right after locks were listed, as long as there are newer
+    /// ones: it stores the next, then removes the old.
+    struct Refreshing {
+        inner: MemoryStore,
+        newer: Mutex<Vec<(ObjectName, Bytes)>>,
+    }
+
+    #[async_trait]
+    impl ObjectStore for Refreshing {
+        async fn put(&self, name: &ObjectName, data: Bytes) -> Result<(), StorageError> {
+            self.inner.put(name, data).await
+        }
+
+        async fn begin_put(
+            &self,
+            name: &ObjectName,
+            length: u64,
+        ) -> Result<Box<dyn ObjectUpload>, StorageError> {
+            self.inner.begin_put(name, length).await
+        }
+
+        async fn get(&self, name: &ObjectName) -> Result<Bytes, StorageError> {
+            self.inner.get(name).await
+        }
+
+        async fn get_range(
+            &self,
+            name: &ObjectName,
+            offset: u64,
+            length: u64,
+        ) -> Result<Bytes, StorageError> {
+            self.inner.get_range(name, offset, length).await
+        }
+
+        async fn size(&self, name: &ObjectName) -> Result<u64, StorageError> {
+            self.inner.size(name).await
+        }
+
+        async fn list(&self, kind: ObjectKind) -> Result<ObjectList<'_>, StorageError> {
+            let listed: Vec<_> = self.inner.list(kind).await?.try_collect().await?;
+            let newer = self.newer.lock().pop();
+            if let Some((name, bytes)) = newer {
+                self.inner.put(&name, bytes).await?;
+                self.inner.delete(&listed[0].0).await?;
+            }
+            Ok(futures::stream::iter(listed.into_iter().map(Ok)).boxed())
+        }
+
+        async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
+            self.inner.delete(name).await
+        }
+
+        async fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StorageError> {
+            self.inner.rename(from, to).await
+        }
+
+        async fn probe(&self) -> Result<StorageProbe, StorageError> {
+            self.inner.probe().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_refreshed_between_listing_and_reading_still_counts() {
+        for refreshes in [0, 1, 3] {
+            let store = Arc::new(Refreshing { inner: MemoryStore::new(), newer: Mutex::default() });
+            let repository =
+                Repository::from_keys(Arc::clone(&store) as _, Config::generate(), MasterKey::generate());
+            let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+            let mut locks = Vec::new();
+            for second in 0..=refreshes {
+                let json = serde_json::json!({
+                    "time": (now + jiff::SignedDuration::from_secs(second)).to_string(), "exclusive": true,
+                    "hostname": "other", "username": "restic", "pid": 7, "uid": 0, "gid": 0
+                });
+                let text = json.to_string();
+                let name = repository.save_unpacked(ObjectKind::Lock, text.as_bytes()).await.unwrap();
+                locks.push((name, store.inner.get(&name).await.unwrap()));
+                if second > 0 {
+                    store.inner.delete(&name).await.unwrap();
+                }
+            }
+            *store.newer.lock() = locks.split_off(1);
+            let owner =
+                LockOwner { hostname: "here".into(), username: "holdfast".into(), pid: 1, uid: 0, gid: 0 };
+            let refused =
+                refuse_conflicts(&repository, &owner, LockMode::Shared, now, None).await.unwrap_err();
+            assert!(matches!(refused, RepositoryError::Locked { exclusive: true, .. }), "{refused}");
+        }
+    }
 }
