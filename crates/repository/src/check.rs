@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use data::{PackVerdict, verify_pack};
 
 use crate::error::RepositoryError;
-use crate::format::ObjectName;
+use crate::format::{ObjectKind, ObjectName};
 use crate::id::{BlobId, BlobType, IdSet, PackId, SnapshotId};
 use crate::index::{BlobLocation, WorkIndex};
 use crate::reader::LOCATE_BATCH;
@@ -191,6 +191,11 @@ pub struct CheckReport {
     pub damaged_packs: Vec<PackId>,
     /// Packs that were read whole and in which every byte was right, sorted.
     pub sound_packs: Vec<PackId>,
+    /// Snapshots that opened and need nothing that is lost, sorted; nothing when more is lost than can be remembered.
+    pub sound_snapshots: Vec<SnapshotId>,
+    /// Snapshots that do not open or need something that is lost, sorted: also those that only findings touch which were
+    /// not kept.
+    pub touched_snapshots: Vec<SnapshotId>,
 }
 
 impl CheckReport {
@@ -221,18 +226,40 @@ struct Lost {
     blobs: IdSet<BlobId>,
     /// Packs that hold lost blobs.
     packs_of_blobs: IdSet<PackId>,
+    /// They do not open.
+    snapshots: BTreeSet<SnapshotId>,
+    /// Whether there are blobs that are not remembered, nor a pack that stands for them.
+    is_incomplete: bool,
 }
 
 impl Lost {
     /// Notes a blob, and the pack that has it; says whether that is new, as far as is remembered.
     fn lose_blob(&mut self, blob: BlobId, pack: Option<PackId>) -> bool {
         self.packs_of_blobs.extend(pack);
-        if self.blobs.len() < LOST_BLOBS_KEPT { self.blobs.insert(blob) } else { !self.blobs.contains(&blob) }
+        if self.blobs.len() < LOST_BLOBS_KEPT {
+            return self.blobs.insert(blob);
+        }
+        let is_new = !self.blobs.contains(&blob);
+        if is_new {
+            // Whoever needs anything of its pack counts as touched.
+            self.packs.extend(pack);
+            self.is_incomplete |= pack.is_none();
+        }
+        is_new
     }
 }
 
 impl Checker {
     fn find(&self, kind: FindingKind, object: FindingObject, detail: impl Into<String>) {
+        match object {
+            FindingObject::Object(ObjectName::Pack(pack)) if kind.is_harmful() => {
+                self.lost.lock().packs.insert(pack);
+            }
+            FindingObject::Object(ObjectName::Snapshot(id)) if kind.is_harmful() => {
+                self.lost.lock().snapshots.insert(id);
+            }
+            _ => {}
+        }
         let mut report = self.report.lock();
         report.findings_total += 1;
         if report.findings.len() < FINDINGS_KEPT {
@@ -356,9 +383,12 @@ pub async fn check(
 impl Checker {
     fn run(self) -> Result<CheckReport, RepositoryError> {
         self.check_keys()?;
+        // In this order: what a snapshot needs was in an index object before it, and what that names in the storage.
+        let snapshots = self.list(ObjectKind::Snapshot)?;
+        let indexes = self.list(ObjectKind::Index)?;
         let mut packs = self.list_packs()?;
-        let trees = self.check_index(&mut packs)?;
-        let snapshots = self.check_snapshots()?;
+        let trees = self.check_index(indexes, &mut packs)?;
+        let snapshots = self.check_snapshots(snapshots)?;
         self.check_trees(&trees, &snapshots)?;
         if self.options.read_data {
             self.check_data(&packs)?;

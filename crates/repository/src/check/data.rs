@@ -183,7 +183,6 @@ impl Checker {
             Ok(verdict) => verdict,
             Err(error) => {
                 self.find_error(object, error)?;
-                self.lost.lock().packs.insert(pack.id);
                 return Ok(());
             }
         };
@@ -198,7 +197,6 @@ impl Checker {
         }
         if let Some(damage) = &verdict.damage {
             self.find(FindingKind::Damaged, object, damage.as_str());
-            self.lost.lock().packs.insert(pack.id);
         }
         let damaged: Vec<(BlobId, BlobType)> = verdict.damaged_blobs.iter().map(|(blob, _)| *blob).collect();
         for (((blob, _), why), location) in verdict.damaged_blobs.iter().zip(self.locate_each(&damaged)?) {

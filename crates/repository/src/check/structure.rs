@@ -18,7 +18,7 @@ pub(super) type Roots = Vec<(SnapshotId, BlobId)>;
 
 impl Checker {
     /// The names of all objects of a kind, with their sizes.
-    fn list(&self, kind: ObjectKind) -> Result<Vec<(ObjectName, u64)>, RepositoryError> {
+    pub(super) fn list(&self, kind: ObjectKind) -> Result<Vec<(ObjectName, u64)>, RepositoryError> {
         self.wait(async {
             let listed = self.repository.store().list(kind).await?;
             Ok(listed.try_collect().await?)
@@ -65,12 +65,16 @@ impl Checker {
         Ok(packs)
     }
 
-    /// Reads every index object, compares it with the packs that are there, and enters it into the index of this check.
+    /// Reads the index objects, compares them with the packs that are there, and enters them into the index of this check.
     /// Gives the ids of all trees.
-    pub(super) fn check_index(&self, packs: &mut Packs) -> Result<Arc<KnownIds>, RepositoryError> {
+    pub(super) fn check_index(
+        &self,
+        indexes: Vec<(ObjectName, u64)>,
+        packs: &mut Packs,
+    ) -> Result<Arc<KnownIds>, RepositoryError> {
         self.options.doubted.iter().for_each(|pack| self.index.doubt(*pack));
         let mut trees = Vec::new();
-        for (name, _) in self.list(ObjectKind::Index)? {
+        for (name, _) in indexes {
             let ObjectName::Index(id) = name else { continue };
             let mut contradictions = Vec::new();
             let mut entered = Vec::new();
@@ -104,7 +108,6 @@ impl Checker {
     fn compare_packs(&self, packs: &Packs) {
         let lose = |pack: &PackId, kind, detail: String| {
             self.find(kind, FindingObject::Object(ObjectName::Pack(*pack)), detail);
-            self.lost.lock().packs.insert(*pack);
         };
         for (pack, summary) in packs.absent() {
             lose(pack, FindingKind::Missing, format!("the index has {} blobs in it", summary.entries));
@@ -126,9 +129,9 @@ impl Checker {
         }
     }
 
-    pub(super) fn check_snapshots(&self) -> Result<Roots, RepositoryError> {
+    pub(super) fn check_snapshots(&self, listed: Vec<(ObjectName, u64)>) -> Result<Roots, RepositoryError> {
         let mut roots = Vec::new();
-        for (name, _) in self.list(ObjectKind::Snapshot)? {
+        for (name, _) in listed {
             let ObjectName::Snapshot(id) = name else { continue };
             match self.wait(self.repository.snapshot(id)) {
                 Ok(snapshot) => roots.push((id, snapshot.tree)),

@@ -13,6 +13,7 @@ use crate::reader::fixture::{Fixture, PASSWORD, ResticRepository, file_node, fol
 use crate::storage::ObjectStore;
 use crate::storage::conformance::noise;
 use crate::storage::fs::FsStore;
+use crate::storage::recording::{RecordingStore, Verb};
 use holdfast_model::secret::Secret;
 
 fn index() -> Arc<dyn WorkIndex> {
@@ -378,4 +379,53 @@ async fn a_check_of_some_packs_reads_those_and_says_which_are_sound() {
     assert_eq!(others.sound_packs, sound);
     let one = read(vec![ids[0]]).await;
     assert_eq!((one.packs_read, one.damaged_packs, one.sound_packs), (1, vec![ids[0]], Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_touched_snapshot_is_told_however_many_findings_there_are() {
+    let mut fixture = Fixture::new().await;
+    let content = fixture.pack(BlobType::Data, &[b"content"]).await;
+    let root = fixture.tree(&[file_node("whole", 7, &content)]).await;
+    let sound = fixture.finish(root).await;
+    let mut touched = Vec::new();
+    for number in 0..3_u32 {
+        let absent = |file: u32| BlobId::of(&(number * FINDINGS_KEPT as u32 + file).to_le_bytes());
+        let absent: Vec<BlobId> = (0..FINDINGS_KEPT as u32).map(absent).collect();
+        let root = fixture.tree(&[file_node("lost", 9, &absent)]).await;
+        touched.push(fixture.finish(root).await);
+    }
+    let broken = ObjectName::Snapshot(SnapshotId::from_bytes([7; 32]));
+    fixture.store.put(&broken, "no snapshot".into()).await.unwrap();
+    touched.push(SnapshotId::from_bytes([7; 32]));
+    touched.sort_unstable();
+    let report = checked(&fixture.repository, false).await;
+    assert_eq!((report.findings.len(), report.findings_total), (FINDINGS_KEPT, 3001));
+    assert_eq!((report.sound_snapshots, report.touched_snapshots), (vec![sound], touched));
+}
+
+#[test]
+fn of_too_many_lost_blobs_their_packs_count_as_lost() {
+    let mut lost = Lost::default();
+    let (blob, pack) = (|number: usize| BlobId::of(&number.to_le_bytes()), PackId::of(b"pack"));
+    assert!((0..LOST_BLOBS_KEPT).all(|number| lost.lose_blob(blob(number), Some(pack))));
+    assert!(lost.packs.is_empty() && !lost.lose_blob(blob(0), Some(pack)));
+    assert!(lost.lose_blob(blob(LOST_BLOBS_KEPT), Some(pack)));
+    assert!(lost.packs.contains(&pack) && !lost.is_incomplete);
+    assert!(lost.lose_blob(blob(LOST_BLOBS_KEPT), None) && lost.is_incomplete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_during_a_check_is_not_taken_for_damaged() {
+    let mut fixture = Fixture::new().await;
+    let root = fixture.tree(&[]).await;
+    let first = fixture.finish(root).await;
+    let recording = RecordingStore::new(Arc::new(fixture.store.clone()));
+    let keys = fixture.repository.keys().clone();
+    let repository = Repository::from_keys(Arc::new(recording.clone()), *fixture.repository.config(), keys);
+    let report = checked(&repository, true).await;
+    assert!(report.is_sound() && report.sound_snapshots == [first]);
+    let lists = recording.calls().into_iter().filter(|call| call.verb == Verb::List);
+    let kinds: Vec<ObjectKind> = lists.filter_map(|call| call.kind).collect();
+    // A backup makes its packs durable, then names them in an index object, then commits.
+    assert_eq!(kinds, [ObjectKind::Key, ObjectKind::Snapshot, ObjectKind::Index, ObjectKind::Pack]);
 }

@@ -18,11 +18,19 @@ use crate::tree::NodeType;
 struct Needed {
     blobs: IdSet<BlobId>,
     packs: IdSet<PackId>,
+    /// A folder did not open: what is below it is unknown.
+    is_unknown: bool,
+}
+
+impl Needed {
+    fn is_something(&self) -> bool {
+        self.is_unknown || !self.blobs.is_empty() || !self.packs.is_empty()
+    }
 }
 
 impl Checker {
-    /// Adds to each finding the snapshots that it touches. Costs a second walk through each snapshot, and nothing when
-    /// nothing is lost.
+    /// Adds to each finding the snapshots that it touches, and tells those that are touched from those that are not. Costs
+    /// a second walk through each snapshot, and nothing when nothing is lost.
     pub(super) fn name_snapshots(&self, trees: &Arc<KnownIds>, roots: &Roots) -> Result<(), RepositoryError> {
         {
             let mut report = self.report.lock();
@@ -31,13 +39,10 @@ impl Checker {
                     finding.snapshots = vec![id];
                 }
             }
-            let mut lost = self.lost.lock();
-            let damaged = report.findings.iter().filter(|finding| finding.kind.is_harmful());
-            lost.packs.extend(damaged.filter_map(|finding| match finding.object {
-                FindingObject::Object(ObjectName::Pack(pack)) => Some(pack),
-                _ => None,
-            }));
+            let lost = self.lost.lock();
+            report.touched_snapshots = lost.snapshots.iter().copied().collect();
             if lost.packs.is_empty() && lost.blobs.is_empty() {
+                report.sound_snapshots = roots.iter().map(|(snapshot, _)| *snapshot).collect();
                 return Ok(());
             }
         }
@@ -50,10 +55,20 @@ impl Checker {
         let reader = BlobReader::new(Arc::new(source), Arc::clone(self.repository.sealer()));
         for (snapshot, root) in roots {
             let needed = self.needed_by(&reader, trees, *root)?;
+            {
+                let mut report = self.report.lock();
+                if needed.is_something() {
+                    report.touched_snapshots.push(*snapshot);
+                } else if !self.lost.lock().is_incomplete {
+                    report.sound_snapshots.push(*snapshot);
+                }
+            }
             needed.blobs.into_iter().for_each(|id| touched_by_blob.entry(id).or_default().push(*snapshot));
             needed.packs.into_iter().for_each(|id| touched_by_pack.entry(id).or_default().push(*snapshot));
         }
-        for finding in &mut self.report.lock().findings {
+        let mut report = self.report.lock();
+        report.touched_snapshots.sort_unstable();
+        for finding in &mut report.findings {
             let touched = match finding.object {
                 FindingObject::Blob { blob, .. } => touched_by_blob.get(&blob),
                 FindingObject::Object(ObjectName::Pack(pack)) => touched_by_pack.get(&pack),
@@ -90,7 +105,10 @@ impl Checker {
             need(&mut needed, BlobType::Tree, &[id])?;
             let tree = match self.wait(reader.load_tree(id)) {
                 Ok(tree) => tree,
-                Err(error) if kind_of(&error).is_some() => continue,
+                Err(error) if kind_of(&error).is_some() => {
+                    needed.is_unknown = true;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let blobs: Vec<BlobId> =

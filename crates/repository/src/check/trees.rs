@@ -110,7 +110,6 @@ impl Checker {
                     }
                     Err(error) => {
                         self.find_error(FindingObject::Object(ObjectName::Pack(read.pack)), error.into())?;
-                        self.lost.lock().packs.insert(read.pack);
                     }
                 }
             }
