@@ -136,7 +136,8 @@ impl Catalog {
         }
     }
 
-    /// Changes what is proven of a snapshot.
+    /// Changes what is proven of a snapshot; again, when somebody else changed it meanwhile. Nothing, when it is not in the
+    /// catalog any more.
     ///
     /// # Errors
     /// When the state can not be read or written.
@@ -146,12 +147,16 @@ impl Catalog {
         action: &str,
         change: impl Fn(&mut Proof),
     ) -> Result<(), Failure> {
-        if let Some(mut record) = self.records.snapshot(id).await? {
+        loop {
+            let Some(found) = self.records.versioned_snapshot(id).await? else { return Ok(()) };
+            let mut record = found.value;
             change(&mut record.proof);
             let batch = Batch::new("controller", action, format!("snapshot/{id}"));
-            self.records.commit(batch.put_snapshot(&record)).await?;
+            match self.records.commit(batch.replace_snapshot(&record, found.version)).await {
+                Err(failure) if failure.code == ErrorCode::VersionConflict => {}
+                done => return done.map(drop),
+            }
         }
-        Ok(())
     }
 
     /// Brings the catalog into step with a repository: enters what it does not know, takes out what is gone.
@@ -431,6 +436,34 @@ pub(crate) mod tests {
         // What is left knows its origin, which is gone.
         assert_eq!(records.copies(&copies[1]).await.unwrap(), [copies[1].clone()]);
         assert_eq!(records.snapshots_before(Some("shop"), None, 10).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_two_prove_of_a_snapshot_at_once_is_kept_and_one_that_was_forgotten_stays_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskGroup::new(&Shutdown::new());
+        let clock = ManualClock::at("2026-11-21T12:00:00Z".parse().unwrap());
+        let settings = StoreSettings::new(folder.path());
+        let records = Records::new(EmbeddedStore::open(settings, clock.shared(), &tasks).unwrap());
+        let catalog = Catalog::new(records.clone(), clock.shared());
+        let now = clock.now();
+        let restored = |proof: &mut Proof| proof.restored_at = Some(now);
+        let damaged = |proof: &mut Proof| proof.damage = Some("broken".to_owned());
+        for number in 0..20 {
+            let record = snapshot(number, None, now);
+            records.commit(Batch::new("test", "test", "test").put_snapshot(&record)).await.unwrap();
+            let both =
+                (catalog.prove(record.id, "test", restored), catalog.prove(record.id, "test", damaged));
+            let (first, second) = futures::join!(both.0, both.1);
+            first.and(second).unwrap();
+            let proof = records.snapshot(record.id).await.unwrap().unwrap().proof;
+            assert_eq!((proof.restored_at, proof.damage.as_deref()), (Some(now), Some("broken")));
+            let delete = records.commit(Batch::new("test", "test", "test").delete_snapshot(&record));
+            let (proven, deleted) = futures::join!(catalog.prove(record.id, "test", restored), delete);
+            proven.and(deleted.map(drop)).unwrap();
+            assert_eq!(records.snapshot(record.id).await.unwrap(), None, "its record is back");
+        }
+        assert_eq!(records.snapshots_before(None, None, 10).await.unwrap().len(), 0);
     }
 
     #[test]

@@ -175,9 +175,19 @@ impl Batch {
     /// Enters a snapshot into the catalog.
     #[must_use]
     pub fn put_snapshot(self, record: &SnapshotRecord) -> Self {
+        self.put_snapshot_if(record, Expect::Any)
+    }
+
+    /// Puts a snapshot in place of what was read of it; refused when that is not what is there any more.
+    #[must_use]
+    pub fn replace_snapshot(self, record: &SnapshotRecord, version: u64) -> Self {
+        self.put_snapshot_if(record, Expect::Version(version))
+    }
+
+    fn put_snapshot_if(self, record: &SnapshotRecord, expect: Expect) -> Self {
         let order = order_key(record);
         let source = record.source.as_ref().map_or("-", |name| name.as_str());
-        self.put(Kind::Snapshot, snapshot_key(record.id), record, Expect::Any)
+        self.put(Kind::Snapshot, snapshot_key(record.id), record, expect)
             .put(Kind::Snapshot, format!("all/{order}"), &(), Expect::Any)
             .put(Kind::Snapshot, format!("source/{source}/{order}"), &(), Expect::Any)
             .note_copy(record, |batch, key| batch.put(Kind::Snapshot, key, &(), Expect::Any))
@@ -398,7 +408,18 @@ impl Records {
     /// # Errors
     /// When the state can not be read.
     pub async fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>, Failure> {
-        Ok(self.get(Kind::Snapshot, &snapshot_key(id)).await?.map(|found| found.value))
+        Ok(self.versioned_snapshot(id).await?.map(|found| found.value))
+    }
+
+    /// A snapshot of the catalog, with the version that [`Batch::replace_snapshot`] asks for.
+    ///
+    /// # Errors
+    /// When the state can not be read.
+    pub async fn versioned_snapshot(
+        &self,
+        id: SnapshotId,
+    ) -> Result<Option<Versioned<SnapshotRecord>>, Failure> {
+        self.get(Kind::Snapshot, &snapshot_key(id)).await
     }
 
     /// A snapshot and all its copies that the catalog knows, the origin first.
