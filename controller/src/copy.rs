@@ -400,7 +400,7 @@ impl<'a> Job<'a> {
             let of_it: Vec<PackId> =
                 packs.iter().filter(|pack| repository.index().contains_pack(pack)).copied().collect();
             if !of_it.is_empty() {
-                self.core.repositories.doubt(repository, &of_it, false).await?;
+                self.core.repositories.doubt(repository, &of_it).await?;
             }
         }
         Ok(())

@@ -24,6 +24,7 @@ pub mod alerts;
 pub mod api;
 pub mod backup_plan;
 pub mod catalog;
+mod check_proof;
 pub mod config;
 pub mod connection;
 pub mod contents;

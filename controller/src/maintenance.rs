@@ -1,6 +1,5 @@
 //! Runs that the controller does itself: checks, prunes and copies of repositories, and verifications of snapshots.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,16 +8,16 @@ use holdfast_model::ids::{RepositoryName, SnapshotId};
 use holdfast_model::progress::Progress;
 use holdfast_model::run::{LogLevel, Run, RunSpec};
 use holdfast_model::run_state::RunEvent;
-use holdfast_model::snapshot::Proof;
 use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
-use holdfast_repository::check::{CheckOptions, CheckProgress, CheckReport, Finding, check};
+use holdfast_repository::check::{CheckOptions, CheckProgress, Finding, check};
 use holdfast_repository::copy::CopyProgress;
 use holdfast_repository::id::PackId;
 use holdfast_repository::prune::PruneProgress;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::check_proof::CheckProof;
 use crate::copy::{self, CopyOrder};
 use crate::core::Core;
 use crate::prune;
@@ -198,16 +197,26 @@ pub(crate) async fn check_repository(
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
     let (began, reads_all) = (core.clock.now(), options.read_data && options.only.is_none());
-    let options = CheckOptions { doubted: repository.doubted(), ..options };
+    let doubted = repository.doubted();
+    let proof = CheckProof::begin(&core.records, &repository.name, began, reads_all).await?;
+    // Of what is read again and found sound, nothing is touched.
+    let mut looked_into = options.only.clone().unwrap_or_default();
+    let options = CheckOptions { doubted: doubted.clone(), ..options };
     let index = work_index(core, format!("{}-{}", run.id, run.state.attempt)).await?;
     let report = check(repository.repository(), index, options, counters.check.clone(), stop).await;
     let mut report = report.map_err(|error| repository_failure(&repository.name, &error))?;
-    core.repositories.doubt(repository, &report.damaged_packs, reads_all).await?;
+    // Of packs that were doubted before it a check that read everything says which still are.
+    let settled = if reads_all { doubted } else { Vec::new() };
+    core.repositories.doubt_after_check(repository, &report.damaged_packs, &settled).await?;
     core.catalog.sync(repository).await?;
     verify_due::look(core, repository).await?;
     verify_due::note(core, repository, std::mem::take(&mut report.sound_packs), began).await?;
-    record_proof(core, repository, &report, reads_all).await?;
-    core.repositories.touched_are_named(&repository.name, &report.damaged_packs).await?;
+    let is_relied_on = core.repositories.relies_on(&repository.name).await?;
+    let catalog = (&core.records, &core.catalog);
+    if proof.enter(catalog, &repository.name, &report, is_relied_on).await? {
+        looked_into.extend(&report.damaged_packs);
+        core.repositories.touched_are_named(&repository.name, &looked_into).await?;
+    }
     let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =
         report.findings.iter().partition(|finding| finding.kind.is_harmful());
     let mut notes = vec![format!(
@@ -233,42 +242,6 @@ pub(crate) async fn work_index(core: &Arc<Core>, name: String) -> Result<Arc<Dis
     core.blocking("begin an index", move || DiskWorkIndex::begin(folder, &tasks).map(Arc::new)).await
 }
 
-/// Enters into the catalog what the check proved of each snapshot.
-async fn record_proof(
-    core: &Arc<Core>,
-    repository: &OpenRepository,
-    report: &CheckReport,
-    read_data: bool,
-) -> Result<(), Failure> {
-    let now = core.clock.now();
-    let harmful = || report.findings.iter().filter(|finding| finding.kind.is_harmful());
-    let touched: BTreeSet<SnapshotId> =
-        harmful().flat_map(|finding| &finding.snapshots).map(|id| SnapshotId(*id.as_bytes())).collect();
-    let mut before: Option<String> = None;
-    loop {
-        let page = core.records.snapshots_before(None, before.as_deref(), 500).await?;
-        let Some((_, last)) = page.last() else { return Ok(()) };
-        before = Some(last.clone());
-        for (record, _) in page.iter().filter(|(record, _)| record.repository == repository.name) {
-            let damage = harmful()
-                .find(|finding| finding.snapshots.iter().any(|id| id.as_bytes() == &record.id.0))
-                .map(ToString::to_string);
-            let prove = |proof: &mut Proof| match &damage {
-                Some(damage) => proof.damage = Some(damage.clone()),
-                None if touched.contains(&record.id) => {}
-                None => {
-                    proof.checked_at = Some(now);
-                    if read_data {
-                        proof.read_at = Some(now);
-                        proof.damage = None;
-                    }
-                }
-            };
-            core.catalog.prove(record.id, "snapshot.checked", prove).await?;
-        }
-    }
-}
-
 async fn verify(
     core: &Arc<Core>,
     name: &RepositoryName,
@@ -284,7 +257,7 @@ async fn verify(
     progress.bytes_total.store(record.logical_bytes, Ordering::Relaxed);
     let report = verify_snapshot(core, &repository, &record, progress, stop).await?;
     let damaged: Vec<PackId> = report.damaged_packs.iter().copied().collect();
-    core.repositories.doubt(&repository, &damaged, false).await?;
+    core.repositories.doubt(&repository, &damaged).await?;
     let now = core.clock.now();
     let damage = report.findings.first().cloned();
     core.catalog

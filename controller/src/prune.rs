@@ -39,6 +39,9 @@ use crate::repositories::{OpenRepository, repository_failure};
 /// How often it looks whether those that it waits for are done.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Doubtful packs that are named in a plan.
+const NAMED_MAX: usize = 100;
+
 /// A plan as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanShown {
@@ -52,7 +55,7 @@ pub struct PlanShown {
 
 impl PlanShown {
     fn of(plan: &PrunePlan, settings: &PruneSettings) -> Self {
-        let doubtful = plan.doubtful.iter().map(|pack| {
+        let doubtful = plan.doubtful.iter().take(NAMED_MAX).map(|pack| {
             let needed = size(pack.needed_bytes);
             format!("pack {} is damaged or gone; {needed} in it are needed and in no other pack", pack.id)
         });
@@ -127,6 +130,8 @@ pub(crate) async fn prune(
     counters.stage("looking for what is needed");
     let plan = job.plan(&settings).await?;
     let shown = PlanShown::of(&plan, &settings);
+    let doubtful: Vec<PackId> = plan.doubtful.iter().map(|pack| pack.id).collect();
+    core.repositories.doubt(&repository, &doubtful).await?;
     core.log(run, LogLevel::Info, shown.lines()).await;
     if shown.needs_approval && !approved {
         return Err(needs_approval(name, &shown, &settings));
@@ -232,7 +237,7 @@ impl Job<'_> {
             core.log(run, LogLevel::Warning, lines.collect()).await;
             let damaged: Vec<PackId> = repacked.damaged.iter().map(|(pack, _)| *pack).collect();
             going.retain(|pack| !damaged.contains(pack));
-            core.repositories.doubt(repository, &damaged, false).await?;
+            core.repositories.doubt(repository, &damaged).await?;
         }
         fail_point::hit("prune-before-condemn");
         repository.index().condemn_only(going.clone());

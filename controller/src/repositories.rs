@@ -3,7 +3,9 @@
 //! What locks what: a `Slot` is held only while its repository is looked up or opened; what guards the index is in
 //! [`crate::repository_index`].
 
-use std::collections::{BTreeSet, HashMap};
+mod doubts;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -13,7 +15,6 @@ use futures::TryStreamExt as _;
 use holdfast_model::ids::RepositoryName;
 use holdfast_model::repository_spec::RepositorySpec;
 use holdfast_model::secret::SecretRef;
-use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::format::{ObjectKind, ObjectName};
 use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
@@ -24,28 +25,11 @@ use holdfast_repository::storage::location::{Location, LocationOptions};
 use holdfast_repository::storage::{ObjectStore, StorageError, StorageErrorKind};
 use holdfast_repository::{CreateOptions, Repository, RepositoryError};
 use holdfast_runtime::{SharedClock, TaskGroup};
-use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-use crate::records::{Batch, Records};
+use crate::records::Records;
 use crate::repository_index::RepositoryIndex;
 use crate::secrets::Secrets;
-use crate::store::{Expect, Kind};
-
-/// Damaged packs that are remembered over a restart.
-const DAMAGED_PACKS_KEPT_MAX: usize = 50_000;
-
-/// Packs of a repository that are not relied on, as they are stored.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct DamagedPacks {
-    packs: BTreeSet<PackId>,
-    /// Those of them of which the snapshots that they touch were named.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    named: BTreeSet<PackId>,
-    /// When the last of them was found, or the newest snapshot was made, whichever is later.
-    found_at: Option<Timestamp>,
-}
 
 /// The repositories held open.
 pub struct Repositories {
@@ -57,6 +41,8 @@ pub struct Repositories {
     open: Mutex<HashMap<RepositoryName, Slot>>,
     /// By the name of their folder.
     indexes: Mutex<HashMap<String, Arc<RepositoryIndex>>>,
+    /// Held by whoever changes which packs are not relied on.
+    doubting: tokio::sync::Mutex<()>,
 }
 
 /// An open repository, or the turn of the one who opens it: one that does not answer delays no other.
@@ -92,7 +78,8 @@ impl Repositories {
         tasks: TaskGroup,
     ) -> Self {
         let (open, indexes) = (Mutex::default(), Mutex::default());
-        Self { secrets, clock, records, index_folder, tasks, open, indexes }
+        let doubting = tokio::sync::Mutex::default();
+        Self { secrets, clock, records, index_folder, tasks, open, indexes, doubting }
     }
 
     /// The repository of a definition, opened if it was not. Opening costs the derivation of the key (0.2 s), two
@@ -217,7 +204,7 @@ impl Repositories {
         let read = opened.update_index().await?;
         opened.index.doubt(self.damaged_packs(name).await?.packs.into_iter().collect());
         let adopted = opened.index.adopt_once(opened.adopt_packs()).await?;
-        self.doubt(&opened, &opened.doubted(), false).await?;
+        self.doubt(&opened, &opened.doubted()).await?;
         let (packs, blobs) = opened.counts();
         tracing::info!(repository = %name, packs, blobs, index_objects_read = read, adopted, "repository opened");
         Ok(opened)
@@ -242,130 +229,6 @@ impl Repositories {
         let index = Arc::new(index);
         indexes.insert(folder, index.clone());
         Ok(index)
-    }
-
-    async fn damaged_packs(&self, name: &RepositoryName) -> Result<DamagedPacks, Failure> {
-        let found = self.records.get::<DamagedPacks>(Kind::DamagedPacks, name.as_str()).await?;
-        Ok(found.map(|found| found.value).unwrap_or_default())
-    }
-
-    /// How many packs of a repository are known to be damaged or gone.
-    ///
-    /// # Errors
-    /// When the state can not be read.
-    pub async fn damaged_count(&self, name: &RepositoryName) -> Result<usize, Failure> {
-        Ok(self.damaged_packs(name).await?.packs.len())
-    }
-
-    /// Whether all that a snapshot has in its repository is relied on: no pack was found damaged since its run began. One
-    /// that is not must not spare the next backup the reading of anything.
-    ///
-    /// # Errors
-    /// When the state can not be read.
-    pub async fn relies_on(
-        &self,
-        name: &RepositoryName,
-    ) -> Result<impl Fn(&SnapshotRecord) -> bool, Failure> {
-        let damaged = self.damaged_packs(name).await?;
-        let found_at = damaged.found_at.filter(|_| !damaged.packs.is_empty());
-        Ok(move |record: &SnapshotRecord| {
-            let took = SignedDuration::from_millis(record.duration_millis.try_into().unwrap_or(i64::MAX));
-            let begun = record.committed_at.saturating_sub(took).unwrap_or(Timestamp::MIN);
-            record.proof.damage.is_none() && found_at.is_none_or(|found_at| begun > found_at)
-        })
-    }
-
-    /// Relies no more on packs that were found damaged or gone, also after a restart: what they hold is stored again by
-    /// the next backup that needs it. A check that read everything says which packs are damaged and which are not any
-    /// more; anything else only adds to them.
-    ///
-    /// # Errors
-    /// When the state can not be read or written.
-    pub async fn doubt(
-        &self,
-        repository: &OpenRepository,
-        found: &[PackId],
-        read_everything: bool,
-    ) -> Result<(), Failure> {
-        let name = &repository.name;
-        let known = self.damaged_packs(name).await?;
-        let mut packs: BTreeSet<PackId> = found.iter().copied().collect();
-        let is_worse = !packs.is_subset(&known.packs);
-        if !read_everything {
-            packs.extend(&known.packs);
-        }
-        repository.index.doubt_only(packs.iter().copied().collect());
-        if packs == known.packs {
-            return Ok(());
-        }
-        let found_at = if is_worse { Some(self.latest_moment(name).await?) } else { known.found_at };
-        let packs: BTreeSet<PackId> = packs.into_iter().take(DAMAGED_PACKS_KEPT_MAX).collect();
-        let named = known.named.intersection(&packs).copied().collect();
-        self.put_damaged(name, &DamagedPacks { packs, named, found_at }).await
-    }
-
-    async fn put_damaged(&self, name: &RepositoryName, damaged: &DamagedPacks) -> Result<(), Failure> {
-        let batch = Batch::new("controller", "repository.damaged_packs", format!("repository/{name}"));
-        self.records.commit(batch.put(Kind::DamagedPacks, name.as_str(), damaged, Expect::Any)).await?;
-        Ok(())
-    }
-
-    /// Notes of packs that are not relied on that it was found out which snapshots they touch, if any.
-    ///
-    /// # Errors
-    /// When the state can not be read or written.
-    pub async fn touched_are_named(&self, name: &RepositoryName, packs: &[PackId]) -> Result<(), Failure> {
-        let mut damaged = self.damaged_packs(name).await?;
-        let before = damaged.named.len();
-        let known = packs.iter().filter(|pack| damaged.packs.contains(pack)).copied();
-        damaged.named.extend(known);
-        if damaged.named.len() > before { self.put_damaged(name, &damaged).await } else { Ok(()) }
-    }
-
-    /// The packs of which it is known which snapshots they touch.
-    ///
-    /// # Errors
-    /// When the state can not be read.
-    pub async fn named(&self, name: &RepositoryName) -> Result<IdSet<PackId>, Failure> {
-        Ok(self.damaged_packs(name).await?.named.into_iter().collect())
-    }
-
-    /// Doubts packs no more that are gone in order: a prune took them away.
-    ///
-    /// # Errors
-    /// When the state can not be read or written.
-    pub async fn doubt_no_more(
-        &self,
-        repository: &OpenRepository,
-        gone: &IdSet<PackId>,
-    ) -> Result<(), Failure> {
-        let name = &repository.name;
-        let mut known = self.damaged_packs(name).await?;
-        let before = known.packs.len();
-        known.packs.retain(|pack| !gone.contains(pack));
-        known.named.retain(|pack| !gone.contains(pack));
-        if known.packs.len() < before {
-            self.put_damaged(name, &known).await?;
-        }
-        let doubted = repository.doubted().into_iter().filter(|pack| !gone.contains(pack));
-        repository.index.doubt_only(doubted.collect());
-        Ok(())
-    }
-
-    /// Now, or when the newest snapshot of a repository was committed if the clock was set back since.
-    async fn latest_moment(&self, name: &RepositoryName) -> Result<Timestamp, Failure> {
-        let mut moment = self.clock.now();
-        let mut before: Option<String> = None;
-        loop {
-            let page = self.records.snapshots_before(None, before.as_deref(), 100).await?;
-            let Some((_, last)) = page.last() else { return Ok(moment) };
-            before = Some(last.clone());
-            let newest = page.iter().map(|(record, _)| record).find(|record| record.repository == *name);
-            if let Some(newest) = newest {
-                moment = moment.max(newest.committed_at);
-                return Ok(moment);
-            }
-        }
     }
 
     /// Resolves a secret of a definition; for doctor.

@@ -191,9 +191,11 @@ impl RepositoryIndex {
         self.tell_doubts(&unreliable);
     }
 
-    /// Relies on every pack again but these.
-    pub fn doubt_only(&self, packs: IdSet<PackId>) {
+    /// Relies again on the packs in `settled`, and no more on those that were `found`.
+    pub fn change_doubts(&self, settled: &IdSet<PackId>, found: &[PackId]) {
         let mut unreliable = self.unreliable.write();
+        let kept = unreliable.doubted.difference(settled);
+        let packs = kept.chain(found).copied().collect();
         unreliable.doubt_only(packs);
         self.tell_doubts(&unreliable);
     }

@@ -155,7 +155,7 @@ async fn check_snapshot(
     if !(found.findings.is_empty() && found.damaged_packs.is_empty()) {
         // What another program has moved is not damaged: it is looked for again where it is now.
         other_programs::is_undisturbed(&repository, in_use.relied_since()).await?;
-        core.repositories.doubt(&repository, &found.damaged_packs, false).await?;
+        core.repositories.doubt(&repository, &found.damaged_packs).await?;
     }
     let now = core.clock.now();
     let damage = found.findings.first();

@@ -6,9 +6,6 @@ use crate::pack::PackEntry;
 
 use super::survey::{BlobSet, Survey};
 
-/// Doubtful packs and lost blobs that are named.
-const NAMED_MAX: usize = 100;
-
 /// What is worth the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PruneOptions {
@@ -112,7 +109,7 @@ pub struct PrunePlan {
     pub orphans: Vec<PlannedPack>,
     /// Packs that the index names for nothing, sorted.
     pub absent: Vec<PackId>,
-    /// Packs that are damaged or gone and stay because of what is in them, sorted, the first hundred.
+    /// Packs that are damaged or gone and stay because of what is in them, sorted.
     pub doubtful: Vec<DoubtfulPack>,
     /// Blobs that are needed and in no index, the first hundred.
     pub lost: Vec<BlobId>,
@@ -178,7 +175,6 @@ impl Survey {
         absent.sort_unstable();
         doubtful.sort_unstable_by_key(|pack| pack.id);
         numbers.doubtful_packs = doubtful.len() as u64;
-        doubtful.truncate(NAMED_MAX);
         let total = |packs: &[PlannedPack]| (packs.len() as u64, packs.iter().map(|pack| pack.bytes).sum());
         (numbers.delete_packs, numbers.delete_bytes) = total(&delete);
         (numbers.repack_packs, numbers.repack_bytes) = total(&repack);
