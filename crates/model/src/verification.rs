@@ -11,6 +11,19 @@ const PORTION_MAX: i64 = 3600;
 /// Portions in the time within which everything is read.
 const PORTIONS: i64 = 16;
 
+/// How long after it was made a snapshot is proven to be read, at the latest: what is new is read within a quarter of the
+/// time for everything, and entered within a sixteenth.
+pub fn proven_within(full: Span) -> Span {
+    Span::from_secs(full.secs().saturating_mul(5) / 16)
+}
+
+/// The longest time for everything by which a snapshot is proven that is kept for so long, in whole days, hours or minutes.
+pub fn proves_within(life: Span) -> Span {
+    let secs = life.secs().saturating_mul(16) / 5;
+    let unit = [24 * 3600, 3600, 60].into_iter().find(|unit| secs >= *unit).unwrap_or(1);
+    Span::from_secs(secs - secs % unit)
+}
+
 /// What is known of the reading of one pack. Times are in seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PackHistory {
@@ -164,6 +177,7 @@ impl Pace {
 /// When a pack has to be read at the latest. What a backup stored is read back soon, so that its snapshot is proven long
 /// before it is old; the rest, with a margin for what comes between.
 fn deadline(pack: &PackHistory, full: i64, begun: i64, now: i64) -> i64 {
+    // With what `proven_within` says.
     let allowed = if pack.is_new() { full / 4 } else { full - full / 8 };
     pack.waits_since(begun, now).saturating_add(allowed)
 }

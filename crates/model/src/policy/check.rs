@@ -4,6 +4,7 @@ use crate::error_code::ErrorCode;
 use crate::run::SnapshotType;
 use crate::schedule::{Gap, Timetable};
 use crate::units::Span;
+use crate::verification;
 
 use super::{After, KeepByType, Policy, Rule};
 
@@ -46,6 +47,7 @@ impl Policy {
             let gap = timetable.longest_gap(None);
             problems.extend(self.rpo_problem(gap));
             problems.extend(self.retention_problem(gap));
+            problems.extend(self.proof_problem(gap));
         }
         problems.extend(self.promises_without_means());
         problems
@@ -155,11 +157,7 @@ impl Policy {
             return None;
         }
         let Gap::Longest(gap) = gap else { return None };
-        let by_type = self.schedule.by_type().filter_map(|(snapshot_type, _)| {
-            let default = (snapshot_type == SnapshotType::Snapshot).then_some(KeepByType::SNAPSHOT_DEFAULT);
-            self.keep_by_type.of(snapshot_type).or(default)
-        });
-        let longest = keep.within.into_iter().chain(by_type).max()?;
+        let longest = keep.within.into_iter().chain(self.times_by_type()).max()?;
         (longest < gap).then(|| {
             let message = format!(
                 "keeps snapshots for {longest}, but {gap} may pass between backups: all would be gone before the \
@@ -167,6 +165,54 @@ impl Policy {
             );
             problem(code, "keep", message)
         })
+    }
+
+    /// How long snapshots of the types that are scheduled stay by their types.
+    fn times_by_type(&self) -> impl Iterator<Item = Span> {
+        self.schedule.by_type().filter_map(|(snapshot_type, _)| {
+            let default = (snapshot_type == SnapshotType::Snapshot).then_some(KeepByType::SNAPSHOT_DEFAULT);
+            self.keep_by_type.of(snapshot_type).or(default)
+        })
+    }
+
+    /// Whether every snapshot is gone before it is proven to be read.
+    fn proof_problem(&self, gap: Gap) -> Option<PolicyProblem> {
+        let full = self.verify.full?;
+        let (life, wanted) = (self.longest_life(gap)?, verification::proven_within(full));
+        (life < wanted).then(|| {
+            let right = verification::proves_within(life);
+            impossible(
+                "verify.full",
+                format!(
+                    "has a snapshot read in full up to {wanted} after it was made, but none is kept for longer than \
+                     {life}: none would ever be proven; set `full: {right}`, or keep snapshots for {wanted}"
+                ),
+            )
+        })
+    }
+
+    /// How long a snapshot stays at most; none when there is no such time, or it does not follow from the policy.
+    fn longest_life(&self, gap: Gap) -> Option<Span> {
+        let keep = self.keep.as_ref()?;
+        let Gap::Longest(gap) = gap else { return None };
+        if !keep.has_rules() || keep.pitr.is_some() {
+            return None;
+        }
+        let periods = [
+            (keep.last, Span::from_secs(1)),
+            (keep.hourly, Span::from_hours(1)),
+            (keep.daily, Span::from_days(1)),
+            (keep.weekly, Span::from_days(7)),
+            (keep.monthly, Span::from_days(31)),
+            (keep.yearly, Span::from_days(366)),
+        ];
+        // Of each period that has one; between two that have, there may be as much as between two backups.
+        let counted = periods.into_iter().filter_map(|(count, period)| {
+            let secs = period.max(gap).secs().saturating_mul(i64::from(count?.get()));
+            Some(Span::from_secs(secs))
+        });
+        // The newest stays until the next comes.
+        keep.within.into_iter().chain(self.times_by_type()).chain(counted).chain([gap]).max()
     }
 
     /// Promises for which the policy names no means.

@@ -320,6 +320,24 @@ fn a_retention_that_would_keep_nothing_is_refused() {
 }
 
 #[test]
+fn snapshots_that_are_gone_before_they_are_read_are_refused() {
+    let daily = "    schedule: { full: { cron: \"0 2 * * *\" } }\n    verify: { full: 30d }\n";
+    let (code, message) = error_of(&format!("{daily}    keep: {{ within: 7d, daily: 9 }}"));
+    assert_eq!(code, ErrorCode::PromiseImpossible);
+    assert_eq!(
+        message,
+        "fleet.yaml:5:21: policies.p.verify.full: has a snapshot read in full up to 9d9h after it was made, but none is \
+         kept for longer than 9d: none would ever be proven; set `full: 28d`, or keep snapshots for 9d9h"
+    );
+    for right in ["within: 7d, daily: 10", "last: 10", "weekly: 2", "max_count: 2", "within: 9d9h"] {
+        policy(&format!("{daily}    keep: {{ {right} }}"));
+    }
+    policy(&format!("{daily}    keep: {{ within: 7d }}\n    keep_by_type: {{ full: 10d }}"));
+    let within = daily.replace("30d", "28d");
+    policy(&format!("{within}    keep: {{ within: 7d, daily: 9 }}"));
+}
+
+#[test]
 fn promises_without_means_are_refused() {
     for (body, key, reason) in [
         (
