@@ -171,6 +171,7 @@ impl View<'_> {
 
     fn judge_sources(&self, before: &Book, seen: &mut Seen) {
         let failures = self.metric("holdfast_backup_consecutive_failures", "source");
+        let corrupt = self.metric("holdfast_corrupt_objects", "repository");
         for (name, _, standing) in &self.sources {
             let object = || Object::new(ObjectKind::Source, name.as_str());
             let is = |state: ObjectiveState| state == ObjectiveState::Breached;
@@ -203,6 +204,14 @@ impl View<'_> {
             {
                 let text = words::data_anomaly(name, standing, &found.kind.to_string());
                 self.add(seen, "data-anomaly", object(), None, None, text);
+            }
+            // Where a repository holds damaged objects, that is told once for all that need them.
+            if let Some(newest) = standing.facts.snapshots.first()
+                && let Some(damage) = &newest.proof.damage
+                && corrupt.get(newest.repository.as_str()).is_none_or(|objects| *objects == 0.0)
+            {
+                let text = words::snapshot_damaged(name, standing, damage);
+                self.add(seen, "snapshot-damaged", object(), None, None, text);
             }
             let failed = failures.get(name.as_str()).map_or(0, |failed| *failed as u64);
             self.judge_answers(seen, before, name, standing, failed > 0);

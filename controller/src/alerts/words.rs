@@ -196,6 +196,18 @@ pub(super) fn data_anomaly(name: &SourceName, standing: &SourceStanding, found: 
     }
 }
 
+pub(super) fn snapshot_damaged(name: &SourceName, standing: &SourceStanding, damage: &str) -> AlertText {
+    AlertText {
+        why: Some(Words::same(damage)),
+        ..of_source(
+            standing,
+            Words::new("has a newest snapshot that is damaged", "最新快照已损坏"),
+            Words::new("has a newest snapshot that is whole again", "最新快照已完好"),
+            vec![format!("holdfast backup run {name} --type full"), format!("holdfast backup list {name}")],
+        )
+    }
+}
+
 pub(super) fn state_not_copied(last: Option<Timestamp>) -> AlertText {
     let summary = match last {
         Some(at) => Words::new(

@@ -44,6 +44,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     rule("repository-down", Critical, 10 * MINUTE, "a repository can not be reached"),
     rule("rpo-breached", Critical, 2 * MINUTE, "a source would lose more than was promised"),
     rule("rto-breached", Warning, 0, "the last restore of a source took longer than was promised"),
+    rule("snapshot-damaged", Critical, 0, "the newest snapshot of a source is damaged"),
     rule("source-down", Critical, 0, "a source did not answer three times in a row"),
     rule("source-slow", Warning, 5 * MINUTE, "a source takes long to answer"),
     rule("state-not-copied", Critical, HOUR, "the controller's own state has no fresh copy"),
