@@ -156,7 +156,8 @@ pub fn judge(name: &SourceName, source: &Source, facts: Facts, now: Timestamp) -
         Some((at, record.proof.restore_millis.unwrap_or(0)))
     });
     let proven = proven.max();
-    let verified_at = facts.snapshots.iter().filter_map(|record| record.proof.read_at).max();
+    let sound = facts.snapshots.iter().filter(|record| record.proof.damage.is_none());
+    let verified_at = sound.filter_map(|record| record.proof.read_at).max();
     let copies = copies(&facts, newest_at);
     let schedule = facts.schedule.as_ref();
     let measured = SourceFacts {
@@ -386,7 +387,7 @@ async fn facts(
     })
 }
 
-/// The repositories that have sound snapshots of a source among its newest.
+/// The repositories that have snapshots of a source, among its newest or by where it goes.
 ///
 /// # Errors
 /// When the state can not be read.

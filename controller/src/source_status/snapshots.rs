@@ -77,7 +77,8 @@ fn telling(snapshots: Vec<SnapshotRecord>) -> TellingSnapshots {
     let mut types: BTreeSet<SnapshotType> = BTreeSet::new();
     let restored = snapshots.iter().filter(|record| record.proof.restored_at.is_some());
     let restored = restored.max_by_key(|record| record.proof.restored_at).map(|record| record.id);
-    let read = snapshots.iter().filter(|record| record.proof.read_at.is_some());
+    let is_read = |record: &&SnapshotRecord| record.proof.read_at.is_some() && record.proof.damage.is_none();
+    let read = snapshots.iter().filter(is_read);
     let read = read.max_by_key(|record| record.proof.read_at).map(|record| record.id);
     let keep = |(index, record): &(usize, SnapshotRecord)| {
         let is_newest_sound = record.proof.damage.is_none() && repositories.insert(record.repository.clone());
@@ -167,5 +168,20 @@ mod tests {
         let catalog = Catalog::new(records, clock.shared());
         let found = older(&catalog, &source, repositories.into(), &telling.records).await.unwrap();
         assert_eq!(found, [sound]);
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_not_the_one_that_was_read_last() {
+        let now: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let read = |number: u16, hours: i64, damage: Option<&str>| {
+            let mut record = snapshot(number, None, now - SignedDuration::from_hours(i64::from(number)));
+            record.proof.read_at = Some(now - SignedDuration::from_hours(hours));
+            record.proof.damage = damage.map(str::to_owned);
+            record
+        };
+        let snapshots =
+            vec![read(1, 9, None), read(2, 1, Some("broken")), read(3, 2, None), read(4, 5, None)];
+        let told: Vec<u8> = telling(snapshots).records.iter().map(|record| record.id.0[1]).collect();
+        assert_eq!(told, [1, 3]);
     }
 }

@@ -96,6 +96,17 @@ fn every_broken_promise_is_named_with_its_remedy() {
 }
 
 #[test]
+fn a_damaged_snapshot_that_was_read_once_proves_nothing() {
+    let promise = Objectives { verify_every: Some(Span::from_days(30)), ..Objectives::default() };
+    let mut facts = promised(promise);
+    facts.snapshots.push(snapshot(2, "main", 40));
+    facts.snapshots[1].proof.read_at = Some(minutes_ago(30));
+    assert_eq!(found(facts.clone()).0, Safety::Protected);
+    facts.snapshots[1].proof.damage = Some("a pack is damaged".to_owned());
+    assert_eq!(found(facts).1, "a snapshot was read in full never, 30d is promised");
+}
+
+#[test]
 fn a_copy_that_is_too_old_is_none() {
     let mut facts = promised(Objectives { copies: Some(Count::new(2)), ..Objectives::default() });
     facts.snapshots.push(snapshot(2, "other", 39));

@@ -168,7 +168,11 @@ fn rto(objective: Option<Span>, facts: &SourceFacts) -> Standing<i64> {
     Standing { objective: objective.map(Span::secs), actual, state }
 }
 
+/// A time that lies ahead by more than this was noted by a clock that was wrong: nobody knows when it was.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_mins(5);
+
 fn age(objective: Option<Span>, last: Option<Timestamp>, since: Timestamp, now: Timestamp) -> Standing<i64> {
+    let last = last.filter(|last| last.duration_since(now) <= AHEAD_MAX);
     let actual = last.map(|last| now.duration_since(last).as_secs().max(0));
     let state = match (objective.map(Span::secs), actual) {
         (None, _) => ObjectiveState::NotSet,
@@ -307,6 +311,17 @@ mod tests {
         assert_eq!(rpo_of(SourceFacts { next_run: Some(now() + MINUTE * 20), ..facts }).1, Met);
         assert_eq!(rpo_of(SourceFacts { next_run: Some(now() + MINUTE * 21), ..facts }).1, AtRisk);
         assert_eq!(rpo_of(SourceFacts { last_run_failed: true, ..facts }).1, AtRisk);
+    }
+
+    #[test]
+    fn what_happened_in_the_future_is_unknown() {
+        let verified = |at| {
+            let verified = SourceFacts { last_verify: Some(at), ..new_source() };
+            let found = report(&promised(), &verified, now()).verify_age;
+            (found.actual, found.state)
+        };
+        assert_eq!(verified(now() + MINUTE * 5), (Some(0), Met));
+        assert_eq!(verified(now() + MINUTE * 6), (None, Unknown));
     }
 
     #[test]
