@@ -217,6 +217,8 @@ pub(crate) async fn check_repository(
         looked_into.extend(&report.damaged_packs);
         core.repositories.touched_are_named(&repository.name, &looked_into).await?;
     }
+    let owner = repository.clone();
+    core.blocking("note packs", move || owner.index().readings.checked(began)).await?;
     let (harmful, harmless): (Vec<&Finding>, Vec<&Finding>) =
         report.findings.iter().partition(|finding| finding.kind.is_harmful());
     let mut notes = vec![format!(
@@ -255,16 +257,18 @@ async fn verify(
     })?;
     let progress = counters.verify.clone();
     progress.bytes_total.store(record.logical_bytes, Ordering::Relaxed);
+    let began = core.clock.now();
     let report = verify_snapshot(core, &repository, &record, progress, stop).await?;
     let damaged: Vec<PackId> = report.damaged_packs.iter().copied().collect();
     core.repositories.doubt(&repository, &damaged).await?;
-    let now = core.clock.now();
     let damage = report.findings.first().cloned();
     core.catalog
         .prove(id, "snapshot.read", |proof| match &damage {
             Some(damage) => proof.damage = Some(damage.clone()),
+            // Somebody may have found damage since.
+            None if proof.damage.is_some() && proof.damage != record.proof.damage => {}
             None => {
-                proof.read_at = Some(now);
+                proof.read_at = Some(began);
                 proof.damage = None;
             }
         })

@@ -3,8 +3,11 @@
 //!
 //! It is evidence and nothing else: where it is lost or damaged it begins anew, and every pack counts as unread. A pack
 //! that is new counts as not there yet at the last look, so that no snapshot which needs it is taken for older than it; one
-//! that came when others had gone, or while some are damaged, may hold what any snapshot needs, for a prune may have moved
-//! it there, or a backup stored it again.
+//! that came while some are damaged may hold what any snapshot needs, for a backup may have stored it again. Where packs are
+//! gone, that goes for all: what they held may have been moved into any of the others, also into one that came before.
+//!
+//! Packs that went and that no prune of ours took away may have been needed. It is remembered that they did until the
+//! structure of the repository was checked: readings of what is left prove nothing of a snapshot that needed them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,9 +20,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 /// The first bytes of the file.
-const MAGIC: &[u8; 8] = b"HFREAD\0\x01";
-/// Magic, three times, and the number of packs.
-const HEAD_BYTES: usize = 8 + 3 * 4 + 8;
+const MAGIC: &[u8; 8] = b"HFREAD\0\x02";
+/// Magic, four times, and the number of packs.
+const HEAD_BYTES: usize = 8 + 4 * 4 + 8;
 const PACK_BYTES: usize = 44;
 
 /// The readings of one repository.
@@ -40,6 +43,9 @@ struct Known {
     looked: u32,
     /// When a portion was last begun.
     portion: u32,
+    /// When it was last seen that packs had gone which no prune of ours took away; nought when the structure was checked
+    /// since.
+    vanished: u32,
     /// Sorted by id.
     packs: Vec<(PackId, PackHistory)>,
 }
@@ -91,6 +97,35 @@ impl PackReadings {
     ) -> Result<(), Failure> {
         let changed = self.known.lock().look(second(now), there, sizes, any_damaged);
         if changed { self.save() } else { Ok(()) }
+    }
+
+    /// Takes in that a prune of ours took these packs away. Blocks.
+    ///
+    /// # Errors
+    /// `HF-4004` when the file can not be written.
+    pub fn removed(&self, packs: &IdSet<PackId>) -> Result<(), Failure> {
+        let gone = self.known.lock().remove(|pack| packs.contains(pack));
+        if gone > 0 { self.save() } else { Ok(()) }
+    }
+
+    /// Whether packs are gone that no prune of ours took away, and nobody checked since whether something needs them.
+    pub fn is_to_be_checked(&self) -> bool {
+        self.known.lock().vanished > 0
+    }
+
+    /// Notes that the structure of the repository was checked, by a check that began then. Blocks.
+    ///
+    /// # Errors
+    /// `HF-4004` when the file can not be written.
+    pub fn checked(&self, began: Timestamp) -> Result<(), Failure> {
+        {
+            let mut known = self.known.lock();
+            if known.vanished == 0 || known.vanished >= second(began) {
+                return Ok(());
+            }
+            known.vanished = 0;
+        }
+        self.save()
     }
 
     /// Notes that these packs were read in full and found sound, no earlier than `at`. Blocks.
@@ -162,12 +197,41 @@ impl Known {
         self.packs.binary_search_by_key(pack, |(id, _)| *id)
     }
 
+    /// Forgets packs that are gone; says how many those were. Any of the others may hold now what they held.
+    fn remove(&mut self, is_gone: impl Fn(&PackId) -> bool) -> usize {
+        let before = self.packs.len();
+        self.packs.retain(|(pack, _)| !is_gone(pack));
+        let gone = before - self.packs.len();
+        if gone > 0 {
+            self.packs.iter_mut().for_each(|(_, pack)| pack.first_seen = 0);
+        }
+        gone
+    }
+
+    /// Takes back what was noted by a clock that was ahead; says whether there was anything.
+    fn correct(&mut self, now: u32) -> bool {
+        let mut is_wrong = self.begun > now || self.vanished > now;
+        self.begun = self.begun.min(now);
+        self.vanished = self.vanished.min(now);
+        for (_, pack) in &mut self.packs {
+            if pack.read_at > now || pack.first_seen > now {
+                is_wrong = true;
+                pack.read_at = pack.read_at.min(now);
+                // Snapshots that are entered from now on may need it.
+                pack.first_seen = 0;
+            }
+        }
+        is_wrong
+    }
+
     /// Says whether anything changed that has to be durable.
     fn look(&mut self, now: u32, there: &[PackId], sizes: &IdMap<PackId, u64>, any_damaged: bool) -> bool {
         let there: IdSet<PackId> = there.iter().copied().collect();
-        let before = self.packs.len();
-        self.packs.retain(|(pack, _)| there.contains(pack));
-        let gone = before - self.packs.len();
+        let is_wrong = self.correct(now.max(1));
+        let gone = self.remove(|pack| !there.contains(pack));
+        if gone > 0 {
+            self.vanished = now.max(1);
+        }
         let is_first = self.begun == 0;
         if is_first {
             self.begun = now.max(1);
@@ -184,7 +248,7 @@ impl Known {
             })
             .collect();
         self.looked = now;
-        let changed = is_first || gone > 0 || !new.is_empty();
+        let changed = is_first || is_wrong || gone > 0 || !new.is_empty();
         if !new.is_empty() {
             self.packs.extend(new);
             self.packs.sort_unstable_by_key(|(pack, _)| *pack);
@@ -195,7 +259,8 @@ impl Known {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + self.packs.len() * PACK_BYTES + 4);
         bytes.extend(MAGIC);
-        [self.begun, self.looked, self.portion].iter().for_each(|time| bytes.extend(time.to_le_bytes()));
+        let times = [self.begun, self.looked, self.portion, self.vanished];
+        times.iter().for_each(|time| bytes.extend(time.to_le_bytes()));
         bytes.extend((self.packs.len() as u64).to_le_bytes());
         for (id, pack) in &self.packs {
             bytes.extend(id.as_bytes());
@@ -214,14 +279,14 @@ impl Known {
         }
         let (head, packs) = content.split_first_chunk::<HEAD_BYTES>()?;
         let (magic, numbers) = head.split_first_chunk::<8>()?;
-        let (times, count) = numbers.split_first_chunk::<12>()?;
+        let (times, count) = numbers.split_first_chunk::<16>()?;
         let count = u64::from_le_bytes(count.try_into().ok()?);
         let (packs, rest) = packs.as_chunks::<PACK_BYTES>();
         if magic != MAGIC || packs.len() as u64 != count || !rest.is_empty() {
             return None;
         }
         let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-        let [begun, looked, portion] = times.as_chunks::<4>().0 else { return None };
+        let [begun, looked, portion, vanished] = times.as_chunks::<4>().0 else { return None };
         let packs = packs.iter().filter_map(|pack| {
             let (id, numbers) = pack.split_first_chunk::<32>()?;
             let [bytes, first_seen, read_at] = numbers.as_chunks::<4>().0 else { return None };
@@ -233,7 +298,13 @@ impl Known {
             Some((PackId::from_bytes(*id), history))
         });
         let packs: Vec<_> = packs.collect();
-        Some(Self { begun: number(begun), looked: number(looked), portion: number(portion), packs })
+        Some(Self {
+            begun: number(begun),
+            looked: number(looked),
+            portion: number(portion),
+            vanished: number(vanished),
+            packs,
+        })
     }
 }
 
@@ -327,6 +398,54 @@ mod tests {
         opened.look(2500, &["a", "repacked", "healed", "set back"], false);
         assert_eq!(opened.first_seen("set back"), 0);
         assert_eq!(opened.readings.known.lock().packs.len(), 4);
+    }
+
+    #[test]
+    fn a_pack_that_came_before_others_went_may_hold_what_they_held() {
+        let opened = Opened::new();
+        opened.look(1000, &["old"], false);
+        opened.readings.note(&[pack("old")], at(1000)).unwrap();
+        // A prune stores what is needed of the old pack anew before it takes that away.
+        opened.look(2000, &["old", "repacked"], false);
+        opened.look(3000, &["old", "repacked"], false);
+        assert_eq!(opened.read_at(500), Some(1000));
+        opened.look(4000, &["repacked"], false);
+        assert_eq!((opened.first_seen("repacked"), opened.read_at(500)), (0, None));
+        opened.look(5000, &["repacked", "new"], false);
+        opened.look(5500, &["repacked", "new"], false);
+        opened.readings.removed(&[pack("repacked")].into_iter().collect()).unwrap();
+        assert_eq!(opened.first_seen("new"), 0);
+    }
+
+    #[test]
+    fn packs_that_vanish_ask_for_a_check_and_those_that_a_prune_removes_do_not() {
+        let mut opened = Opened::new();
+        opened.look(1000, &["a", "b", "c"], false);
+        opened.readings.removed(&[pack("c")].into_iter().collect()).unwrap();
+        opened.look(2000, &["a", "b"], false);
+        assert!(!opened.readings.is_to_be_checked());
+        opened.look(3000, &["a"], false);
+        assert!(opened.readings.is_to_be_checked());
+        opened.reopen();
+        opened.readings.checked(at(3000)).unwrap();
+        assert!(opened.readings.is_to_be_checked(), "it may have begun before");
+        opened.readings.checked(at(3001)).unwrap();
+        opened.reopen();
+        assert!(!opened.readings.is_to_be_checked());
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_noted_counts_as_now() {
+        let mut opened = Opened::new();
+        opened.look(9000, &["a"], false);
+        opened.look(9500, &["a", "b"], false);
+        opened.readings.note(&[pack("a"), pack("b")], at(9600)).unwrap();
+        opened.look(2000, &["a", "b"], false);
+        opened.reopen();
+        assert_eq!((opened.first_seen("b"), opened.read_at(2500)), (0, Some(2000)));
+        let share = opened.readings.share(None, at(3000)).0;
+        assert_eq!(share.oldest, Some(at(2000)));
+        assert_eq!(opened.readings.known.lock().begun, 2000);
     }
 
     #[test]

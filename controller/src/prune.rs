@@ -371,6 +371,8 @@ impl Job<'_> {
         let unnamed: IdSet<PackId> = going.iter().copied().chain(absent).collect();
         repository.index().remove(repository, &unnamed).await?;
         core.repositories.doubt_no_more(repository, &unnamed).await?;
+        let owner = repository.clone();
+        core.blocking("note packs", move || owner.index().readings.removed(&unnamed)).await?;
         let trashed = to_trash(repository.repository(), going.into_iter().chain(orphans), core.clock.now());
         trashed.await.map_err(|error| self.fail(&error))
     }

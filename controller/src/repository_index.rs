@@ -182,6 +182,12 @@ impl RepositoryIndex {
         self.blobs.packs()
     }
 
+    /// The packs that there are; nothing while the index is not complete.
+    pub fn complete_packs(&self) -> Option<Vec<PackId>> {
+        let _whole = self.whole.try_read().ok()?;
+        self.blobs.is_complete().then(|| self.blobs.packs())
+    }
+
     /// Relies no more on these packs, too: their blobs are not known any more, and are located there only where they
     /// are in no other pack.
     pub fn doubt(&self, packs: IdSet<PackId>) {

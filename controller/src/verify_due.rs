@@ -31,14 +31,15 @@ const REMEMBERED_EVERY: u64 = 1 << 30;
 /// Packs that are read before it is remembered.
 const PACKS_TOGETHER: usize = 256;
 
-/// Finds out which packs a repository has. Costs a listing when they are not those that were there at the last look.
+/// Finds out which packs a repository has; says whether that is known, which it is not while its index is built anew.
+/// Costs a listing when they are not those that were there at the last look.
 ///
 /// # Errors
 /// Those of the storage and of the state.
-pub(crate) async fn look(core: &Arc<Core>, repository: &Arc<OpenRepository>) -> Result<(), Failure> {
+pub(crate) async fn look(core: &Arc<Core>, repository: &Arc<OpenRepository>) -> Result<bool, Failure> {
     // Before the packs are asked for: what comes after this is not there yet.
     let now = core.clock.now();
-    let there = repository.index().packs();
+    let Some(there) = repository.index().complete_packs() else { return Ok(false) };
     let mut sizes = IdMap::default();
     if repository.index().readings.differs(&there) {
         let fail = |error| storage_failure(&repository.name, &error);
@@ -52,7 +53,8 @@ pub(crate) async fn look(core: &Arc<Core>, repository: &Arc<OpenRepository>) -> 
     let any_damaged = !repository.doubted().is_empty();
     let owner = repository.clone();
     let look = move || owner.index().readings.look(now, &there, &sizes, any_damaged);
-    core.blocking("look at packs", look).await
+    core.blocking("look at packs", look).await?;
+    Ok(true)
 }
 
 /// Packs that are not relied on.
@@ -67,7 +69,7 @@ impl Doubts {
     /// # Errors
     /// When the state can not be read.
     pub(crate) async fn of(core: &Core, repository: &OpenRepository) -> Result<Self, Failure> {
-        let named = core.repositories.named(&repository.name).await?;
+        let named = core.repositories.named(repository).await?;
         let open = repository.doubted().into_iter().filter(|pack| !named.contains(pack)).collect();
         Ok(Self { named, open })
     }
@@ -113,7 +115,13 @@ pub(crate) async fn read_due(
         let note = "a prune is under way: what is due is left for the next time";
         return Ok(Done { notes: vec![note.to_owned()], ..Done::default() });
     };
-    look(core, &repository).await?;
+    if !look(core, &repository).await? {
+        repository.update_index().await?;
+        if !look(core, &repository).await? {
+            let note = "the index is built anew: what is due is left for the next time";
+            return Ok(Done { notes: vec![note.to_owned()], ..Done::default() });
+        }
+    }
     let Some(pace) = verify_schedule::paces(core).await?.remove(name) else {
         return Ok(Done { notes: vec!["no policy has it read".to_owned()], ..Done::default() });
     };
@@ -123,35 +131,47 @@ pub(crate) async fn read_due(
     let due = doubts.due(readings.due(&pace, &doubts.named, now));
     readings.begin_portion(now);
     counters.due_bytes.store(due.iter().map(|(_, bytes)| bytes).sum(), Ordering::Relaxed);
-    let (mut read, mut suspects) = (0, Vec::new());
+    let (mut taken, mut suspects, mut failure) = (0, Vec::new(), None);
     for portion in portions(&due) {
-        if read > 0 && is_prune_waiting(core, name) {
+        if failure.as_ref().is_some_and(is_lasting) || taken > 0 && is_prune_waiting(core, name) {
             break;
         }
         let at = core.clock.now();
         let found = read_packs(core, &repository, portion.to_vec(), counters.check.clone(), stop).await?;
         fail_point::hit("verify-before-remember");
-        read += portion.len();
+        taken += portion.len();
+        let sound: Vec<PackId> =
+            found.sound.iter().filter(|pack| doubts.open.contains(pack)).copied().collect();
         note(core, &repository, found.sound, at).await?;
+        core.repositories.touched_are_named(name, &sound).await?;
         suspects.extend(found.suspects);
+        failure = found.failure.or(failure);
     }
     let bytes = counters.check.bytes_read.load(Ordering::Relaxed);
-    let mut notes = vec![format!("{} read, {}", counted(read as u64, "pack"), size(bytes))];
-    if read < due.len() {
-        let left = counted((due.len() - read) as u64, "pack");
+    let read = counters.check.packs_read.load(Ordering::Relaxed);
+    let mut notes = vec![format!("{} read, {}", counted(read, "pack"), size(bytes))];
+    if taken < due.len() && failure.is_none() {
+        let left = counted((due.len() - taken) as u64, "pack");
         notes.push(format!("a prune waits: {left} that are due are left for the next time"));
     }
-    let looked_into = if read == due.len() { doubts.open.into_iter().collect() } else { Vec::new() };
-    if suspects.is_empty() {
-        core.repositories.touched_are_named(name, &looked_into).await?;
-        return Ok(Done { notes, progress: counters.now(), findings: Vec::new(), failure: None });
+    let mut done = Done::default();
+    if !suspects.is_empty() && !stop.is_cancelled() {
+        counters.stage("looking for what is touched");
+        let options = CheckOptions { read_data: true, only: Some(suspects), ..CheckOptions::default() };
+        done = check_repository(core, run, &repository, options, counters, stop).await?;
     }
-    counters.stage("looking for what is touched");
-    let options = CheckOptions { read_data: true, only: Some(suspects), ..CheckOptions::default() };
-    let mut done = check_repository(core, run, &repository, options, counters, stop).await?;
-    core.repositories.touched_are_named(name, &looked_into).await?;
     notes.append(&mut done.notes);
+    match failure {
+        Some(failure) if done.findings.is_empty() => return Err(failure),
+        Some(failure) => notes.push(format!("not all that is due could be read: {failure}")),
+        None => {}
+    }
     Ok(Done { notes, progress: counters.now(), ..done })
+}
+
+/// Whether what failed for one pack fails for the next one as well.
+fn is_lasting(failure: &Failure) -> bool {
+    matches!(failure.code, ErrorCode::StorageUnreachable | ErrorCode::RunCancelled)
 }
 
 fn is_prune_waiting(core: &Core, name: &RepositoryName) -> bool {
@@ -180,9 +200,11 @@ fn portions<'d>(due: &'d [(PackId, u64)]) -> impl Iterator<Item = &'d [(PackId, 
 struct Found {
     sound: Vec<PackId>,
     suspects: Vec<PackId>,
+    /// Why a pack could not be read, the last of several.
+    failure: Option<Failure>,
 }
 
-/// Reads packs whole, one after the other.
+/// Reads packs whole, one after the other, past those that can not be read.
 async fn read_packs(
     core: &Core,
     repository: &Arc<OpenRepository>,
@@ -199,10 +221,20 @@ async fn read_packs(
         for (pack, bytes) in packs {
             let judged =
                 handle.block_on(stop.run_until_cancelled(is_sound(&repository, &mut opener, pack, bytes)));
-            let is_sound = judged.ok_or_else(|| fail(&RepositoryError::Cancelled))??;
+            match judged.unwrap_or_else(|| Err(fail(&RepositoryError::Cancelled))) {
+                Ok(true) => found.sound.push(pack),
+                Ok(false) => found.suspects.push(pack),
+                Err(failure) => {
+                    let is_over = is_lasting(&failure);
+                    found.failure = Some(failure);
+                    if is_over {
+                        break;
+                    }
+                    continue;
+                }
+            }
             progress.packs_read.fetch_add(1, Ordering::Relaxed);
             progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-            if is_sound { found.sound.push(pack) } else { found.suspects.push(pack) }
         }
         Ok(found)
     })

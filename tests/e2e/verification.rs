@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use holdfast_model::ErrorCode;
+use holdfast_model::snapshot::Proof;
 use holdfast_proto::v1;
 use holdfast_runtime::Clock as _;
-use holdfast_tests::packs::packs;
+use holdfast_tests::packs::{largest_pack, packs};
 use holdfast_tests::process_fleet::{Program, SHORT_LEASE};
 use holdfast_tests::wait::{PATIENCE, until_async};
 use holdfast_tests::{Fleet, ProcessFleet, SkewedClock, run};
@@ -55,6 +56,11 @@ fn verify_age(standing: &v1::SourceStatus) -> (&str, Option<i64>) {
 async fn checks(fleet: &holdfast_tests::fleet::Operator) -> Vec<v1::Run> {
     let request = v1::ListRunsRequest { kind: "check".to_owned(), page_size: 1000, ..Default::default() };
     fleet.runs().list(request).await.unwrap().into_inner().runs
+}
+
+/// Whether a run checks the structure of a repository, and no data.
+fn is_of_structure(run: &v1::Run) -> bool {
+    run.requested_by == "controller" && run.spec_json.contains("\"read_data\":false")
 }
 
 async fn snapshot(fleet: &Fleet, id: &str) -> v1::Snapshot {
@@ -313,5 +319,77 @@ async fn a_pack_that_went_while_the_controller_was_away_names_its_snapshots_at_o
     fleet.until_connected("a1").await;
     fleet.backup_well("tree", "incremental").await;
     assert_eq!(standing(&fleet).await.state, "protected");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_can_not_be_read_keeps_no_damage_of_another_from_being_found() {
+    let (fleet, _) = fleet_under(HASTY).await;
+    let made = fleet.backup_well("tree", "full").await.snapshot_id;
+    until_proof(&fleet, &made, "read").await;
+    // Neither missing nor damaged: the file system refuses to open it.
+    let refused = largest_pack(&fleet.repository());
+    let flipped = packs(&fleet.repository()).into_iter().find(|pack| *pack != refused).unwrap();
+    flip(&flipped);
+    std::fs::rename(&refused, refused.with_extension("away")).unwrap();
+    std::os::unix::fs::symlink(refused.with_extension("away"), &refused).unwrap();
+    until_proof(&fleet, &made, "damaged").await;
+    let name = flipped.file_name().unwrap().to_str().unwrap();
+    let names_it = |run: &v1::Run| run.findings.iter().any(|finding| finding.contains(name));
+    let found = async || checks(&fleet).await.into_iter().find(names_it);
+    until_async("the damaged pack to be named", PATIENCE, found).await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_nobody_checked_is_checked_before_it_counts_as_read() {
+    let (fleet, _) = fleet_under("verify: { after_backup: false, full: 4s }").await;
+    let made = fleet.backup_well("tree", "full").await.snapshot_id;
+    until_proof(&fleet, &made, "read").await;
+    let proven = snapshot(&fleet, &made).await;
+    let checked = checks(&fleet).await.into_iter().find(is_of_structure).expect("the structure was checked");
+    assert!(moment(proven.checked_at) >= moment(checked.started_at), "{proven:?}");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_another_program_removed_have_the_structure_checked_before_anything_is_proven() {
+    let (fleet, tree) = fleet_under(HASTY).await;
+    let first = fleet.backup_well("tree", "full").await.snapshot_id;
+    fill(&tree, 0..4, 2);
+    let second = fleet.backup_well("tree", "incremental").await.snapshot_id;
+    until_proof(&fleet, &second, "read").await;
+    assert!(!checks(&fleet).await.iter().any(is_of_structure));
+    fleet.restic().run(&["forget", &first, "--prune"]);
+    let checked =
+        async || checks(&fleet).await.into_iter().find(|run| is_of_structure(run) && run.ended_at.is_some());
+    let checked = until_async("the structure to be checked", PATIENCE, checked).await;
+    assert_eq!(checked.phase, "succeeded", "{checked:?}");
+    let since = moment(checked.started_at);
+    let proven_again = async || (moment(snapshot(&fleet, &second).await.read_at) > since).then_some(());
+    until_async("the snapshot to be read again", PATIENCE, proven_again).await;
+    let failed = checks(&fleet).await.into_iter().find(|run| run.phase == "failed");
+    assert_eq!(failed, None);
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_newest_snapshot_is_an_alert_of_its_source() {
+    let (fleet, _) = fleet_under("verify: { after_backup: true }").await;
+    let made = fleet.backup_well("tree", "full").await.snapshot_id;
+    until_proof(&fleet, &made, "checked").await;
+    let damage = |proof: &mut Proof| proof.damage = Some("blob 12 is in no index".to_owned());
+    let core = fleet.controller().core();
+    core.catalog.prove(made.parse().unwrap(), "test", damage).await.unwrap();
+    let told = async || {
+        let listed = fleet.alerts().list(v1::ListAlertsRequest::default()).await.unwrap().into_inner().alerts;
+        listed.into_iter().find(|alert| alert.reason == "snapshot-damaged")
+    };
+    let alert = until_async("the alert", PATIENCE, told).await;
+    let said = (alert.severity.as_str(), alert.object.as_str(), alert.summary.as_str(), alert.why.as_str());
+    assert_eq!(said, ("critical", "tree", "has a newest snapshot that is damaged", "blob 12 is in no index"));
+    fleet.backup_well("tree", "full").await;
+    let is_over = async || told().await.is_none_or(|alert| alert.recovered_at.is_some()).then_some(());
+    until_async("the alert to end", PATIENCE, is_over).await;
     fleet.stop().await;
 }

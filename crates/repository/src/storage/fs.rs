@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{
     CreateOnly, OBJECT_BYTES_MAX, ObjectList, ObjectStore, ObjectUpload, StorageError, StorageErrorKind,
@@ -234,12 +235,22 @@ fn read_exactly(file: File, length: u64) -> Result<Bytes, StorageError> {
     let capacity = usize::try_from(length)
         .map_err(|error| StorageError::new(StorageErrorKind::Other).caused_by(error))?;
     let mut data = Vec::with_capacity(capacity);
-    let read = file.take(length).read_to_end(&mut data).map_err(StorageError::from_io)?;
+    let read = file.take(length).read_to_end(&mut data).map_err(read_failed)?;
     if read < capacity {
         return Err(StorageError::new(StorageErrorKind::Damaged)
             .detail(format!("it ended after {read} of {length} bytes")));
     }
     Ok(Bytes::from(data))
+}
+
+/// A medium that has lost the bytes of one object says so when they are read, and has the others still.
+fn read_failed(error: io::Error) -> StorageError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => StorageError::new(StorageErrorKind::Damaged)
+            .detail(format!("reading it failed: {error}"))
+            .caused_by(error),
+        _ => StorageError::from_io(error),
+    }
 }
 
 /// The folders that may hold objects of a kind. Packs lie in folders named by the first two digits of their id, those in

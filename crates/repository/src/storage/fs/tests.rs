@@ -99,6 +99,15 @@ async fn a_pipe_in_the_place_of_an_object_does_not_block() {
     assert_eq!(error.kind(), StorageErrorKind::Damaged);
 }
 
+#[test]
+fn bytes_that_the_medium_has_lost_are_damage_of_their_object() {
+    // Nothing of this process is mapped at its address nought: reading that is EIO, as of a bad sector.
+    let error = read_exactly(File::open("/proc/self/mem").unwrap(), 10).unwrap_err();
+    assert_eq!(error.kind(), StorageErrorKind::Damaged);
+    let expected = "storage: it is damaged, reading it failed: Input/output error (os error 5)";
+    assert_eq!(error.to_string(), expected);
+}
+
 #[tokio::test]
 async fn the_probe_counts_what_dead_writers_left() {
     let folder = tempfile::tempdir().unwrap();
