@@ -19,7 +19,6 @@ use holdfast_model::text::{counted, size};
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
 use holdfast_repository::copy::{CopiedTree, Copier, CopyContext, CopyProgress, Sent};
-use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, PackId};
 use holdfast_runtime::fail_point;
 use tokio::runtime::Handle;
@@ -32,6 +31,7 @@ use crate::maintenance::{Counters, Done};
 use crate::other_programs;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::snapshot_writer::OpenSink;
+use crate::verify::object_of;
 
 /// Snapshots are published when so many bytes were sent since the last were.
 const PUBLISH_AFTER_BYTES: u64 = 64 << 20;
@@ -180,11 +180,6 @@ pub(crate) async fn copy(
 /// What is wrong with a snapshot, in a line.
 fn told(record: &SnapshotRecord, error: &RepositoryError) -> String {
     format!("snapshot {}: {}", record.id.short(), Failure::from_error(error.code(), error))
-}
-
-/// The name of the object of a snapshot.
-fn object_of(record: &SnapshotRecord) -> ObjectName {
-    ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0))
 }
 
 impl<'a> Job<'a> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::check_proof::CheckProof;
 use crate::copy::{self, CopyOrder};
 use crate::core::Core;
+use crate::other_programs;
 use crate::prune;
 use crate::repositories::{OpenRepository, repository_failure};
 use crate::run_lifecycle::Outcome;
@@ -196,8 +197,10 @@ pub(crate) async fn check_repository(
 ) -> Result<Done, Failure> {
     // What is durable and only in our memory would look like packs that nothing refers to.
     repository.flush_index().await?;
+    // What is gone already is not moved while we look.
+    repository.update_index().await?;
     let (began, reads_all) = (core.clock.now(), options.read_data && options.only.is_none());
-    let doubted = repository.doubted();
+    let (doubted, relied_since) = (repository.doubted(), repository.index().uses.disturbances());
     let proof = CheckProof::begin(&core.records, &repository.name, began, reads_all).await?;
     // Of what is read again and found sound, nothing is touched.
     let mut looked_into = options.only.clone().unwrap_or_default();
@@ -205,6 +208,10 @@ pub(crate) async fn check_repository(
     let index = work_index(core, format!("{}-{}", run.id, run.state.attempt)).await?;
     let report = check(repository.repository(), index, options, counters.check.clone(), stop).await;
     let mut report = report.map_err(|error| repository_failure(&repository.name, &error))?;
+    if report.findings.iter().any(|finding| finding.kind.is_harmful()) {
+        // What another program has moved is not damaged.
+        other_programs::is_undisturbed(repository, relied_since).await?;
+    }
     // Of packs that were doubted before it a check that read everything says which still are.
     let settled = if reads_all { doubted } else { Vec::new() };
     core.repositories.doubt_after_check(repository, &report.damaged_packs, &settled).await?;
@@ -257,8 +264,13 @@ async fn verify(
     })?;
     let progress = counters.verify.clone();
     progress.bytes_total.store(record.logical_bytes, Ordering::Relaxed);
-    let began = core.clock.now();
+    repository.update_index().await?;
+    let (began, relied_since) = (core.clock.now(), repository.index().uses.disturbances());
     let report = verify_snapshot(core, &repository, &record, progress, stop).await?;
+    if !report.findings.is_empty() {
+        // What another program has moved is not damaged.
+        other_programs::is_undisturbed(&repository, relied_since).await?;
+    }
     let damaged: Vec<PackId> = report.damaged_packs.iter().copied().collect();
     core.repositories.doubt(&repository, &damaged).await?;
     let damage = report.findings.first().cloned();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use holdfast_model::snapshot::SnapshotRecord;
 use holdfast_model::{ErrorCode, Failure};
 use holdfast_repository::RepositoryError;
+use holdfast_repository::format::ObjectName;
 use holdfast_repository::id::{BlobId, BlobType, IdSet, PackId};
 use holdfast_repository::reader::plan::{PackRead, coalesce};
 use holdfast_repository::reader::{BlobOpener, BlobPlace, BlobReader, LOCATE_BATCH};
@@ -74,11 +75,38 @@ pub async fn verify_snapshot(
         seen: IdSet::default(),
         report: VerifyReport::default(),
     };
+    let object_damage = object_damage(repository, record).await?;
     let name = repository.name.clone();
-    core.blocking("verify a snapshot", move || {
-        verifier.run(root).map_err(|error| repository_failure(&name, &error))
-    })
-    .await
+    let mut report = core
+        .blocking("verify a snapshot", move || {
+            verifier.run(root).map_err(|error| repository_failure(&name, &error))
+        })
+        .await?;
+    if let Some(error) = object_damage {
+        report.findings.insert(0, Failure::from_error(error.code(), &error).to_string());
+    }
+    Ok(report)
+}
+
+/// The name of the object of a snapshot.
+pub(crate) fn object_of(record: &SnapshotRecord) -> ObjectName {
+    ObjectName::Snapshot(holdfast_repository::id::SnapshotId::from_bytes(record.id.0))
+}
+
+/// What is wrong with the object of a snapshot, which nothing of the snapshot is found without; nothing when it is as
+/// stored.
+///
+/// # Errors
+/// When the storage can not be asked.
+pub(crate) async fn object_damage(
+    repository: &OpenRepository,
+    record: &SnapshotRecord,
+) -> Result<Option<RepositoryError>, Failure> {
+    match repository.repository().load_unpacked(&object_of(record)).await {
+        Ok(_) => Ok(None),
+        Err(error) if is_damage(&error) => Ok(Some(error)),
+        Err(error) => Err(repository_failure(&repository.name, &error)),
+    }
 }
 
 fn is_damage(error: &RepositoryError) -> bool {

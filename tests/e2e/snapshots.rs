@@ -60,6 +60,24 @@ async fn a_sound_snapshot_verifies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_object_is_damaged_does_not_verify() {
+    let (fleet, _, run) = fleet_with_backup().await;
+    let object = fleet.repository().join("snapshots").join(&run.snapshot_id);
+    let mut bytes = std::fs::read(&object).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+    let verify = v1::StartVerify { snapshot: run.snapshot_id.clone() };
+    let verify = fleet.start_run(v1::start_request::What::Verify(verify)).await.unwrap();
+    let verified = fleet.ended(&verify).await;
+    assert_eq!(verified.phase, "failed");
+    assert_eq!(verified.failure.unwrap().code, ErrorCode::ObjectDamaged.to_string());
+    let expected = format!("snapshots/{} is damaged: ", run.snapshot_id);
+    assert!(verified.findings[0].contains(&expected), "{:?}", verified.findings);
+    assert_eq!(fleet.snapshots_of("tree").await[0].proof, "damaged");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_released_only_when_confirmed() {
     let (fleet, _, run) = fleet_with_backup().await;
     let hold = v1::HoldRequest { id: run.snapshot_id.clone(), reason: "audit".to_owned() };

@@ -11,6 +11,7 @@ use holdfast_repository::id::PackId;
 use super::{Job, Selection, told};
 use crate::maintenance::{Counters, Done};
 use crate::records::Batch;
+use crate::verify::object_damage;
 
 /// How often it looks again when damage is found that was not known.
 const ROUNDS: usize = 3;
@@ -91,7 +92,7 @@ impl Job<'_> {
         for (number, id) in selection.todo.iter().enumerate() {
             counters.stage(format!("healing {} ({} of {count})", id.short(), number + 1));
             let Some(record) = self.core.records.snapshot(*id).await? else { continue };
-            let object_damage = self.object_damage(&record).await?;
+            let object_damage = object_damage(&self.to, &record).await?;
             let copied;
             (copier, copied) = self.copy_tree(copier, &record).await?;
             damaged_packs.extend(copied.damaged_packs);

@@ -4,18 +4,18 @@ use holdfast_model::ids::{RepositoryName, SnapshotId};
 use holdfast_model::run::{LogLevel, Run};
 use holdfast_model::snapshot::{Proof, SnapshotRecord};
 use holdfast_model::{ErrorCode, Failure};
-use holdfast_repository::RepositoryError;
 use holdfast_repository::copy::{Sent, copied_snapshot};
 use holdfast_repository::format::ObjectKind;
 use holdfast_repository::snapshot::SnapshotObject;
 use holdfast_runtime::fail_point;
 use jiff::Timestamp;
 
-use super::{Job, object_of};
+use super::Job;
 use crate::catalog::describe;
 use crate::other_programs;
 use crate::records::Batch;
 use crate::repositories::repository_failure;
+use crate::verify::object_damage;
 
 /// What the catalog is to know of a new copy: all it needs is indexed by now.
 fn described(
@@ -69,7 +69,7 @@ impl Job<'_> {
             return Ok((format!("snapshot {short} was copied meanwhile: {}", copy.id.short()), false));
         }
         if let Some((copy, times_worse)) = &pending.damaged
-            && self.object_damage(copy).await?.is_none()
+            && object_damage(&self.to, copy).await?.is_none()
         {
             let copy_short = copy.id.short();
             return Ok(match self.take_back(copy, *times_worse).await? {
@@ -117,20 +117,6 @@ impl Job<'_> {
         self.core.records.commit(batch).await?;
         fail_point::hit("copy-after-catalog");
         Ok(id)
-    }
-
-    /// What is wrong with the object of a snapshot in the second repository, which nothing of the snapshot is found without.
-    pub(super) async fn object_damage(
-        &self,
-        record: &SnapshotRecord,
-    ) -> Result<Option<RepositoryError>, Failure> {
-        match self.to.repository().load_unpacked(&object_of(record)).await {
-            Ok(_) => Ok(None),
-            Err(error) if matches!(error.code(), ErrorCode::ObjectMissing | ErrorCode::ObjectDamaged) => {
-                Ok(Some(error))
-            }
-            Err(error) => Err(repository_failure(&self.order.to, &error)),
-        }
     }
 
     /// Calls a snapshot whole again after all that it needs was found, or stored again, in packs that are relied on. Not
