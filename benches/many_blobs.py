@@ -5,6 +5,7 @@ prune: the repository is changed. Half of its files are forgotten, so that every
 
 Prints wall time, the peak memory of the controller and the size of the packs after each step."""
 
+import json
 import re
 import subprocess
 import sys
@@ -23,9 +24,12 @@ class Steps:
         fleet.write("many.key", "many blobs")
         self.step("open, index built", "repo", "add", "many", "--url", f"file://{repository}", "--key-file", str(fleet.folder / "many.key"))
 
+    def holdfast(self, *arguments):
+        return subprocess.run([PROGRAMS / "holdfast", *arguments], env=self.fleet.environment, capture_output=True, text=True, check=False)
+
     def step(self, what, *arguments):
         begun = time.monotonic()
-        finished = subprocess.run([PROGRAMS / "holdfast", *arguments], env=self.fleet.environment, capture_output=True, text=True, check=False)
+        finished = self.holdfast(*arguments)
         took = time.monotonic() - begun
         status = Path(f"/proc/{self.fleet.daemons()['controller']}/status").read_text()
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
@@ -35,8 +39,9 @@ class Steps:
             print(finished.stdout, finished.stderr)
 
     def snapshots(self):
-        """Names of the snapshots, oldest first."""
-        return [path.name for path in sorted((self.repository / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime)]
+        """Ids of the snapshots, oldest first: their files may be of the same moment."""
+        items = json.loads(self.holdfast("backup", "list", "-o", "json").stdout)["items"]
+        return [item["id"] for item in sorted(items, key=lambda item: item["committed_at"])]
 
     def check(self):
         self.step("check of the structure", "repo", "check", "many", "--wait")
